@@ -1,0 +1,13 @@
+//! What a machine puts on its port and memory buses.
+
+/// A device that answers accesses of the guest's processors.
+///
+/// Called by a vCPU thread with the bus's lock held, so an implementation must not wait for anything. `offset` counts
+/// from the start of the range the device was given. `data` has 1, 2, 4 or 8 bytes in guest (little endian) order;
+/// other lengths must be survived. A read that means nothing fills `data` with ones, as an empty bus would.
+pub trait BusDevice: Send {
+    /// The guest reads at `offset`; fill all of `data`.
+    fn read(&mut self, offset: u64, data: &mut [u8]);
+    /// The guest writes `data` at `offset`.
+    fn write(&mut self, offset: u64, data: &[u8]);
+}

@@ -1,0 +1,1 @@
+//! Fake driver and fake seams.

@@ -1,0 +1,85 @@
+//! The trait of a virtio device and what it gets when the driver is ready.
+
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Interrupt;
+use crate::Memory;
+
+/// Device types of the specification.
+pub mod device_type {
+    /// Network card.
+    pub const NET: u32 = 1;
+    /// Block device.
+    pub const BLOCK: u32 = 2;
+    /// Entropy source.
+    pub const RNG: u32 = 4;
+    /// Socket device.
+    pub const VSOCK: u32 = 19;
+}
+
+/// A virtio device, whatever the transport.
+///
+/// ```text
+///            activate            reset
+///   idle  ─────────────▶ active ───────▶ idle
+/// ```
+///
+/// [`VirtioState`](super::VirtioState) calls `activate` once the driver set DRIVER_OK and never twice without a `reset`
+/// between; `reset` may come at any time. Both are called on a vCPU thread. The device runs its queues on its own
+/// thread (see [`crate::worker`]); after `reset` returned nothing of the device touches guest memory any more.
+pub trait VirtioDevice: Send {
+    /// Type of [`device_type`].
+    fn device_type(&self) -> u32;
+    /// Largest size of each queue, powers of two; the number of queues is fixed.
+    fn queue_sizes(&self) -> &[u16];
+    /// Feature bits of the device itself. VERSION_1, RING_INDIRECT_DESC and RING_EVENT_IDX are added by the state
+    /// machine.
+    fn features(&self) -> u64;
+    /// Reads the device's configuration; bytes past its end read as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes the device's configuration; most devices have nothing to write.
+    fn write_config(&mut self, offset: u64, data: &[u8]);
+    /// The driver is ready. An error makes the device ask for a reset (DEVICE_NEEDS_RESET).
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+    /// Back to idle. Returns when the device's thread let go of queues and memory.
+    fn reset(&mut self);
+}
+
+/// One queue of an active device.
+pub struct ActiveQueue {
+    /// Its number.
+    pub index: u16,
+    /// The ring; validated against guest memory.
+    pub queue: Queue,
+    /// Written by the guest's notification.
+    pub kick: EventFd,
+    /// Raises the queue's vector.
+    pub interrupt: Interrupt,
+}
+
+/// What a device works with until its reset.
+pub struct Activation {
+    /// Guest memory.
+    pub memory: Memory,
+    /// Features both sides agreed on.
+    pub features: u64,
+    /// The queues the driver enabled, in ascending order.
+    pub queues: Vec<ActiveQueue>,
+    /// For configuration changes and for asking for a reset.
+    pub interrupt: Interrupt,
+}
+
+/// Why a device did not become active.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// The driver left out a queue without which the device cannot work.
+    #[error("the guest's driver did not enable queue {0} of the device; it is reset to try again")]
+    QueueMissing(u16),
+    /// The device's thread is gone.
+    #[error("the device's thread ended; restart the instance")]
+    WorkerGone,
+    /// A system call failed.
+    #[error("the device could not start: {0}")]
+    Io(#[from] std::io::Error),
+}
