@@ -1,1 +1,3 @@
-//! To be written.
+//! The agent inside a virtual machine, and how it gets there.
+
+pub mod cpio;
