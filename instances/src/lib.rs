@@ -1,1 +1,29 @@
-//! To be written.
+//! The instance model of Berth: containers and virtual machines as one thing.
+//!
+//! [`Instances`] holds all instances of a host. What a client asks for is validated ([`keys`], [`devices`]), expanded with
+//! its profiles, and becomes a plan for one start; a driver of the instance's kind (`drivers/`) carries it out with a
+//! supervisor process that outlives this one. The state store keeps what is desired, run directories what is.
+
+pub mod devices;
+mod documents;
+mod drivers;
+mod error;
+mod expand;
+mod idmap;
+pub mod keys;
+mod manager;
+mod model;
+mod names;
+mod nics;
+mod plan;
+pub mod profiles;
+pub mod projects;
+mod sys;
+mod values;
+
+pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
+pub use error::{Error, ErrorKind, Result};
+pub use manager::{Deps, Instances};
+pub use model::{
+    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StateReport, Status, StopRequest, Update,
+};

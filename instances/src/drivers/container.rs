@@ -1,0 +1,212 @@
+//! Containers: `berth-container monitor` holds each.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use berth_containers::spec::{ContainerSpec, CpuAllowance, CpuLimit, IdMap, Limits, Mount};
+use berth_guest::protocol::{ExecSpec, GuestState};
+use berth_images::Progress;
+use berth_supervisor::protocol::{Reply, Request};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot};
+
+use super::supervised::{self, Conversation, Launch, Place};
+use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision, Started};
+use crate::error::{Error, Result};
+use crate::idmap::RANGE;
+use crate::keys::{Allowance, Cpus};
+use crate::nics::Nics;
+use crate::plan::Plan;
+use crate::sys;
+
+/// Directory of a container's volume that becomes its root.
+const ROOTFS: &str = "rootfs";
+
+/// See the module's text.
+pub(crate) struct ContainerDriver {
+    program: PathBuf,
+}
+
+impl ContainerDriver {
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Self { program }
+    }
+}
+
+#[async_trait]
+impl Driver for ContainerDriver {
+    async fn provision(&self, volume: &Path, source: &Provision<'_>, progress: &Progress) -> Result<()> {
+        match source.image {
+            Some((project, fingerprint)) => {
+                Ok(source.images.unpack_rootfs(project, fingerprint, volume, progress).await?)
+            }
+            None => tokio::fs::create_dir(volume.join(ROOTFS)).await.map_err(Error::io("make an empty root file system")),
+        }
+    }
+
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>) -> Result<Started> {
+        let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
+        let (launch, created) = Launch::begin(&self.program, "monitor", place, spec(plan)?, &[]).await?;
+        let netns = created.netns.ok_or_else(|| Error::Runtime("the monitor sent no network namespace".to_owned()))?;
+        network.attach_container(&netns).await?;
+        launch.proceed(&plan.places.run_dir).await
+    }
+
+    async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession> {
+        let terminal = spec.terminal.is_some();
+        let (pipes, fds) = if terminal { (None, Vec::new()) } else { make_pipes().map(|(ours, theirs)| (Some(ours), theirs))? };
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let conversation = Conversation::open(run_dir, &Request::Exec(spec), &borrowed).await?;
+        drop(fds);
+        let (reply, fds) = conversation.answer().await?;
+        let io = match pipes {
+            Some(pipes) => pipes,
+            None => {
+                let master = fds.into_iter().next().ok_or_else(|| supervised::out_of_turn(&reply))?;
+                let (input, output) = super::pty::Master::split(master).map_err(Error::io("watch a terminal"))?;
+                ExecIo::Terminal { input: Box::new(input), output: Box::new(output) }
+            }
+        };
+        let (control, inputs) = mpsc::channel(16);
+        let (done, exit) = oneshot::channel();
+        tokio::spawn(async move { drop(done.send(follow(conversation, inputs).await)) });
+        Ok(ExecSession { io, control, exit })
+    }
+
+    async fn files(&self, target: &FilesTarget<'_>) -> Result<UnixStream> {
+        match target.run_dir {
+            Some(run_dir) => {
+                let conversation = Conversation::open(run_dir, &Request::Files, &[]).await?;
+                let (reply, fds) = conversation.answer().await?;
+                let fd = fds.into_iter().next().ok_or_else(|| supervised::out_of_turn(&reply))?;
+                stream(std::os::unix::net::UnixStream::from(fd))
+            }
+            None => self.files_of_stopped(target),
+        }
+    }
+
+    async fn guest_state(&self, run_dir: &Path) -> Result<Option<GuestState>> {
+        match supervised::ask(run_dir, &Request::Stats).await? {
+            Reply::Stats(state) => Ok(Some(state)),
+            other => Err(supervised::out_of_turn(&other)),
+        }
+    }
+
+    async fn shutdown(&self, run_dir: &Path) -> Result<()> {
+        supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
+    }
+
+    async fn clean_up(&self, run_dir: &Path, uuid: &str) -> Result<()> {
+        let output = Command::new(&self.program)
+            .args(["cleanup", "--uuid", uuid, "--run-dir"])
+            .arg(run_dir)
+            .output()
+            .await
+            .map_err(Error::io(format!("start {}", self.program.display())))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::Runtime(format!("cannot remove what the monitor of instance {uuid} left: {reason}")))
+    }
+}
+
+impl ContainerDriver {
+    fn files_of_stopped(&self, target: &FilesTarget<'_>) -> Result<UnixStream> {
+        const FILES_FD: i32 = 3;
+        let idmap = target.idmap.as_ref().ok_or_else(|| Error::Runtime("the container has no id range".to_owned()))?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+        let mut command = Command::new(&self.program);
+        command.arg("files").arg("--rootfs").arg(target.volume.join(ROOTFS));
+        command.arg("--idmap").arg(format!("{}:{}", idmap.base, idmap.size));
+        sys::hand_over(&mut command, theirs.into(), FILES_FD);
+        let mut child = command.spawn().map_err(Error::io(format!("start {}", self.program.display())))?;
+        tokio::spawn(async move { child.wait().await });
+        stream(ours)
+    }
+}
+
+fn stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream> {
+    stream.set_nonblocking(true).map_err(Error::io("watch a socket"))?;
+    UnixStream::from_std(stream).map_err(Error::io("watch a socket"))
+}
+
+/// Our ends of the three pipes, and the program's.
+fn make_pipes() -> Result<(ExecIo, Vec<OwnedFd>)> {
+    let make = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from);
+    let build = || -> std::io::Result<_> {
+        let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (make()?, make()?, make()?);
+        for fd in [&to_stdin, &from_stdout, &from_stderr] {
+            rustix::io::ioctl_fionbio(fd, true)?;
+        }
+        let ours = ExecIo::Pipes {
+            stdin: Box::new(pipe::Sender::from_owned_fd(to_stdin)?),
+            stdout: Box::new(pipe::Receiver::from_owned_fd(from_stdout)?),
+            stderr: Box::new(pipe::Receiver::from_owned_fd(from_stderr)?),
+        };
+        Ok((ours, vec![stdin, stdout, stderr]))
+    };
+    build().map_err(Error::io("make pipes"))
+}
+
+/// Passes inputs on until the program ends. When the caller's half is dropped the conversation ends, which kills
+/// the program.
+async fn follow(conversation: Conversation, mut inputs: mpsc::Receiver<berth_supervisor::protocol::Input>) -> Result<i32> {
+    loop {
+        tokio::select! {
+            answer = conversation.answer() => return match answer?.0 {
+                Reply::ExecExited { status } => Ok(status),
+                other => Err(supervised::out_of_turn(&other)),
+            },
+            input = inputs.recv() => match input {
+                Some(input) => conversation.input(&input).await?,
+                None => return Err(Error::Runtime("the program was killed: its client went away".to_owned())),
+            },
+        }
+    }
+}
+
+fn spec(plan: &Plan) -> Result<ContainerSpec> {
+    let base = plan.idmap_base.ok_or_else(|| Error::Runtime(format!("instance \"{}\" has no id range", plan.name)))?;
+    let mut env = plan.env.clone();
+    env.insert("container".to_owned(), "lxc".to_owned());
+    Ok(ContainerSpec {
+        uuid: plan.uuid.simple().to_string(),
+        name: plan.name.clone(),
+        hostname: plan.name.clone(),
+        rootfs: plan.volume.join(ROOTFS),
+        idmap: IdMap { base, size: RANGE },
+        init: vec!["/sbin/init".to_owned()],
+        env,
+        limits: Limits {
+            memory: plan.memory,
+            swap: plan.swap,
+            cpus: plan.cpus.clone().map(|cpus| match cpus {
+                Cpus::Count(count) => CpuLimit::Count(count),
+                Cpus::Set(set) => CpuLimit::Set(set),
+            }),
+            cpu_allowance: plan.allowance.map(|allowance| match allowance {
+                Allowance::Percent(percent) => CpuAllowance::Shares(percent * 1024 / 100),
+                Allowance::Quota { quota, period } => CpuAllowance::Quota { quota_us: quota, period_us: period },
+            }),
+            processes: plan.processes,
+        },
+        mounts: plan
+            .mounts
+            .iter()
+            .map(|mount| Mount {
+                source: mount.source.clone(),
+                target: mount.path.clone(),
+                readonly: mount.readonly,
+                recursive: mount.recursive,
+                shift: mount.shift,
+                required: mount.required,
+            })
+            .collect(),
+        nesting: plan.nesting,
+        console_log: plan.places.console_log(),
+    })
+}

@@ -1,0 +1,260 @@
+//! Virtual machines: `berth-vmm run` holds each.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use berth_guest::client;
+use berth_guest::protocol::{AGENT_PORT, ExecSpec, GuestState};
+use berth_images::{BootFiles, Images, Progress};
+use berth_supervisor::handshake::FdIndex;
+use berth_supervisor::protocol::{Input, Request};
+use berth_vmm::spec::{DiskSpec, NicSpec, VmSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::supervised::{self, Launch, Place};
+use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision, Started};
+use crate::error::{Error, Result};
+use crate::nics::{Nics, Tap};
+use crate::plan::Plan;
+
+/// A virtual machine's root disk in its volume.
+pub(crate) const ROOT_DISK: &str = "root.img";
+/// MTU of an interface that names none (Ethernet).
+const DEFAULT_MTU: u32 = 1500;
+/// Longest answer of the VMM to `CONNECT`, `OK ` and a 32-bit number.
+const MAX_GREETING: usize = 16;
+
+/// See the module's text.
+pub(crate) struct VmDriver {
+    program: PathBuf,
+    agent: PathBuf,
+    images: Images,
+}
+
+impl VmDriver {
+    pub(crate) fn new(helpers: &Helpers, images: Images) -> Self {
+        Self { program: helpers.vmm.clone(), agent: helpers.agent.clone(), images }
+    }
+
+    async fn agent(&self, run_dir: &Path) -> Result<UnixStream> {
+        let not_up = || {
+            Error::State("the agent of the virtual machine is not up (yet); its console tells how far the guest came".to_owned())
+        };
+        if supervised::status(run_dir).await?.agent.is_none() {
+            return Err(not_up());
+        }
+        let mut stream = UnixStream::connect(run_dir.join("vsock")).await.map_err(Error::io("reach the virtual machine"))?;
+        stream
+            .write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())
+            .await
+            .map_err(Error::io("reach the virtual machine's agent"))?;
+        let mut greeting = Vec::new();
+        // Byte by byte: what follows the line belongs to the agent.
+        while greeting.last() != Some(&b'\n') {
+            match stream.read_u8().await {
+                Ok(byte) if greeting.len() < MAX_GREETING => greeting.push(byte),
+                _ => return Err(not_up()),
+            }
+        }
+        if greeting.starts_with(b"OK ") { Ok(stream) } else { Err(not_up()) }
+    }
+}
+
+#[async_trait]
+impl Driver for VmDriver {
+    async fn provision(&self, volume: &Path, source: &Provision<'_>, progress: &Progress) -> Result<()> {
+        let disk = volume.join(ROOT_DISK);
+        match source.image {
+            Some((project, fingerprint)) => {
+                Ok(source.images.create_disk(project, fingerprint, &disk, source.disk_size, progress).await?)
+            }
+            None => {
+                let file = tokio::fs::File::create_new(&disk).await.map_err(Error::io("make an empty disk"))?;
+                file.set_len(source.disk_size).await.map_err(Error::io("make an empty disk"))
+            }
+        }
+    }
+
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>) -> Result<Started> {
+        let disk = plan.volume.join(ROOT_DISK);
+        let boot = self.images.boot_files(&disk).await?;
+        let taps = network.attach_vm().await?;
+        let agent = self.agent.clone();
+        let (spec, fds) = {
+            let plan = plan.clone();
+            blocking(move || assemble(&plan, &disk, &boot, &agent, taps)).await?
+        };
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
+        let (launch, _) = Launch::begin(&self.program, "run", place, spec, &borrowed).await?;
+        launch.proceed(&plan.places.run_dir).await
+    }
+
+    async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession> {
+        let terminal = spec.terminal.is_some();
+        let stream = self.agent(run_dir).await?;
+        let program = client::exec(stream, spec).await.map_err(guest_error)?;
+        let io = if terminal {
+            ExecIo::Terminal { input: Box::new(program.stdin), output: Box::new(program.stdout) }
+        } else {
+            ExecIo::Pipes {
+                stdin: Box::new(program.stdin),
+                stdout: Box::new(program.stdout),
+                stderr: Box::new(program.stderr),
+            }
+        };
+        let (control, mut inputs) = mpsc::channel::<Input>(16);
+        let (done, exit) = oneshot::channel();
+        let (to_guest, mut exited) = (program.control, program.exit);
+        tokio::spawn(async move {
+            let status = loop {
+                tokio::select! {
+                    status = &mut exited => break status.map_err(guest_error),
+                    input = inputs.recv() => {
+                        use berth_guest::protocol::ExecControl;
+                        let message = match input {
+                            Some(Input::Resize(size)) => ExecControl::Resize(size),
+                            Some(Input::Signal(signal)) => ExecControl::Signal(signal),
+                            None => break Err(Error::Runtime("the program was killed: its client went away".to_owned())),
+                        };
+                        // A failure shows as the end of the program.
+                        let _ = to_guest.send(message).await;
+                    }
+                }
+            };
+            drop(done.send(status));
+        });
+        Ok(ExecSession { io, control, exit })
+    }
+
+    async fn files(&self, target: &FilesTarget<'_>) -> Result<UnixStream> {
+        match target.run_dir {
+            Some(run_dir) => self.agent(run_dir).await,
+            None => Err(Error::State(format!(
+                "files of the virtual machine \"{}\" can be reached while it runs only; start it first",
+                target.name
+            ))),
+        }
+    }
+
+    async fn guest_state(&self, run_dir: &Path) -> Result<Option<GuestState>> {
+        match self.agent(run_dir).await {
+            Ok(stream) => Ok(Some(client::state(stream).await.map_err(guest_error)?)),
+            Err(Error::State(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn shutdown(&self, run_dir: &Path) -> Result<()> {
+        // The agent can tell the guest's init; a guest without one gets the power button.
+        if let Ok(stream) = self.agent(run_dir).await
+            && client::simple(stream, berth_guest::protocol::Request::Shutdown).await.is_ok()
+        {
+            return Ok(());
+        }
+        supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
+    }
+
+    async fn clean_up(&self, _run_dir: &Path, _uuid: &str) -> Result<()> {
+        // A VMM that was killed leaves nothing but its run directory: taps and memory go with the process.
+        Ok(())
+    }
+}
+
+fn guest_error(e: client::Error) -> Error {
+    use berth_guest::protocol::ErrorKind;
+    match e {
+        client::Error::Guest(e) if e.kind == ErrorKind::NotFound => Error::Exec { status: 127, message: e.message },
+        client::Error::Guest(e) if e.kind == ErrorKind::PermissionDenied => {
+            Error::Exec { status: 126, message: e.message }
+        }
+        client::Error::Guest(e) => Error::Guest(e),
+        other => Error::Runtime(format!("the virtual machine's agent does not answer: {other}")),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
+}
+
+/// Opens everything the machine needs and names it in a specification.
+fn assemble(plan: &Plan, disk: &Path, boot: &BootFiles, agent: &Path, taps: Vec<Tap>) -> Result<(VmSpec, Vec<OwnedFd>)> {
+    let mut fds = Vec::new();
+    let mut add = |fd: OwnedFd| {
+        fds.push(fd);
+        FdIndex(fds.len() as u32 - 1)
+    };
+    let kernel = add(open(&boot.kernel)?);
+    let mut initrds = Vec::new();
+    if let Some(initrd) = &boot.initrd {
+        initrds.push(add(open(initrd)?));
+    }
+    initrds.push(add(agent_initrd(agent, &boot.modules)?));
+    let root = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(disk)
+        .map_err(Error::io(format!("open the disk {}", disk.display())))?;
+    let disks = vec![DiskSpec { file: add(root.into()), readonly: false, id: "root".to_owned() }];
+    let nics = taps
+        .into_iter()
+        .map(|tap| NicSpec {
+            tap: add(tap.fd),
+            hwaddr: tap.hwaddr,
+            mtu: u16::try_from(tap.mtu.unwrap_or(DEFAULT_MTU)).unwrap_or(u16::MAX),
+        })
+        .collect();
+    let spec = VmSpec {
+        uuid: plan.uuid.simple().to_string(),
+        name: plan.name.clone(),
+        vcpus: plan.vcpus().map_err(Error::Invalid)?,
+        memory: plan.vm_memory(),
+        kernel,
+        initrds,
+        cmdline: command_line(plan, boot),
+        disks,
+        nics,
+        vsock_cid: plan.vsock_cid,
+        console_log: plan.places.console_log(),
+    };
+    Ok((spec, fds))
+}
+
+fn command_line(plan: &Plan, boot: &BootFiles) -> String {
+    let mut words = vec![boot.root.clone()];
+    words.extend(boot.kernel_args.iter().cloned());
+    words.extend(
+        // panic=-1: a guest that panics ends at once, so that its supervisor can tell.
+        ["rw", "console=ttyS0", "panic=-1", "net.ifnames=0", "rdinit=/berth-init"].map(str::to_owned),
+    );
+    words.push(format!("berth.hostname={}", plan.name));
+    words.join(" ")
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    Ok(File::open(path).map_err(Error::io(format!("open {}", path.display())))?.into())
+}
+
+/// The archive that brings the agent and the modules it needs into the guest's initrd, in memory.
+fn agent_initrd(agent: &Path, modules: &[PathBuf]) -> Result<OwnedFd> {
+    let read = |path: &Path| std::fs::read(path).map_err(Error::io(format!("read {}", path.display())));
+    let program = read(agent)?;
+    let modules = modules
+        .iter()
+        .map(|path| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            Ok((name, read(path)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let archive = berth_agent::initrd::build(&program, &modules);
+    let memory = rustix::fs::memfd_create("agent-initrd", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Error::io("make a file in memory")(e.into()))?;
+    let mut file = File::from(memory);
+    file.write_all(&archive).and_then(|()| file.rewind()).map_err(Error::io("write a file in memory"))?;
+    Ok(file.into())
+}

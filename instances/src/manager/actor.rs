@@ -1,0 +1,459 @@
+//! The owner of one instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_store::{Outcome, Txn, doc};
+use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::live::{Heard, Live, Stopping};
+use super::remove::remove_tree;
+use super::use_running::volume_kind;
+use super::{Answer, Command, Shared};
+use crate::devices;
+use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, volatile_key};
+use crate::drivers::{Driver, supervised};
+use crate::error::{Error, Result};
+use crate::keys;
+use crate::model::{Instance, Status, StopRequest, Update};
+use crate::names;
+use crate::nics::{self, Nics, host_name_key};
+use crate::plan::{self, Places, Plan};
+use crate::values::parse_bool;
+
+/// A date so far ahead that a timer set to it never fires.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+pub(super) struct Actor {
+    pub shared: Arc<Shared>,
+    pub project: String,
+    pub name: String,
+    pub document: InstanceDoc,
+    pub revision: u64,
+    pub volatile: VolatileDoc,
+    pub view: watch::Sender<Arc<Instance>>,
+    pub commands: mpsc::Receiver<Command>,
+    pub live: Option<Live>,
+    pub starting: bool,
+    pub last_error: Option<String>,
+}
+
+/// Whether the owner goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Gone,
+}
+
+impl Actor {
+    /// Serves until the instance is deleted.
+    pub async fn run(mut self) {
+        loop {
+            let deadline = self.live.as_ref().and_then(|live| live.stopping.as_ref()?.deadline);
+            let next = tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => Next::Gone,
+                },
+                heard = hear(&mut self.live) => self.heard(heard).await,
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(|| Instant::now() + NEVER)) => {
+                    self.give_up_stopping();
+                    Next::GoOn
+                }
+            };
+            if next == Next::Gone {
+                break;
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Next {
+        match command {
+            Command::Start(answer) => reply(answer, self.start().await),
+            Command::Stop { request, restart, answer } => self.stop(request, restart, answer).await,
+            Command::Freeze(answer) => reply(answer, self.pause(true).await),
+            Command::Unfreeze(answer) => reply(answer, self.pause(false).await),
+            Command::Update { update, revision, answer } => reply(answer, self.update(*update, revision).await),
+            Command::Rename { name, answer } => reply(answer, self.rename(name).await),
+            Command::Refresh(answer) => reply(answer, self.publish().await),
+            Command::Delete(answer) => {
+                let result = self.delete().await;
+                let gone = result.is_ok();
+                reply(answer, result);
+                return if gone { Next::Gone } else { Next::GoOn };
+            }
+        }
+        Next::GoOn
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        self.shared.drivers.of(self.document.kind)
+    }
+
+    fn places(&self) -> Places {
+        self.shared.places(self.document.uuid)
+    }
+
+    fn status(&self) -> Status {
+        match &self.live {
+            None if self.starting => Status::Starting,
+            None => Status::Stopped,
+            Some(live) if live.state == RunState::Paused => Status::Frozen,
+            Some(live) if live.stopping.is_some() => Status::Stopping,
+            Some(_) => Status::Running,
+        }
+    }
+
+    /// Works the instance out anew and lets everybody see it.
+    pub(super) async fn publish(&mut self) -> Result<()> {
+        let document = &self.document;
+        let expanded = self.shared.expanded(&self.project, &document.profiles, &document.config, &document.devices);
+        let (expanded_config, expanded_devices) = expanded.await?;
+        let instance = self.snapshot(expanded_config, expanded_devices);
+        self.view.send_replace(Arc::new(instance));
+        Ok(())
+    }
+
+    /// Lets everybody see a change that has nothing to do with profiles.
+    fn show(&self) {
+        let old = self.view.borrow().clone();
+        let new = self.snapshot(old.expanded_config.clone(), old.expanded_devices.clone());
+        self.view.send_replace(Arc::new(new));
+    }
+
+    pub(super) fn snapshot(&self, expanded_config: crate::Config, expanded_devices: crate::Devices) -> Instance {
+        let document = &self.document;
+        Instance {
+            project: self.project.clone(),
+            name: self.name.clone(),
+            uuid: document.uuid,
+            kind: document.kind,
+            architecture: document.architecture.clone(),
+            description: document.description.clone(),
+            config: document.config.clone(),
+            devices: document.devices.clone(),
+            profiles: document.profiles.clone(),
+            ephemeral: document.ephemeral,
+            created_at: document.created_at,
+            last_used_at: self.volatile.last_used_at,
+            pool: document.pool.clone(),
+            expanded_config,
+            expanded_devices,
+            volatile: self.volatile.values.clone(),
+            revision: self.revision,
+            status: self.status(),
+            pid: self.live.as_ref().map(|live| live.pid),
+            agent: self.live.as_ref().and_then(|live| live.agent.clone()),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    async fn save_volatile(&self) -> Result<()> {
+        let write = doc::put(volatile_key(self.document.uuid), &self.volatile);
+        self.shared.store.txn(Txn::new().write(write)).await?;
+        Ok(())
+    }
+
+    fn emit(&self, action: &'static str) {
+        self.shared.emit(action, &self.project, &self.name, &[]);
+    }
+
+    fn refuse_if_running(&self, verb: &str) -> Result<()> {
+        match &self.live {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::State(format!("instance \"{}\" is running and cannot be {verb}; stop it first", self.name)))
+            }
+        }
+    }
+
+    pub(super) async fn start(&mut self) -> Result<()> {
+        if self.status() == Status::Frozen {
+            return self.pause(false).await;
+        }
+        if self.live.is_some() {
+            return Err(Error::State(format!("The instance is already running: \"{}\"", self.name)));
+        }
+        self.starting = true;
+        self.show();
+        let result = self.launch().await;
+        self.starting = false;
+        match result {
+            Ok(live) => {
+                self.live = Some(live);
+                self.last_error = None;
+                self.show();
+                self.emit("instance-started");
+                Ok(())
+            }
+            Err(e) => {
+                self.last_error = Some(e.to_string());
+                if let Err(again) = self.clear_away().await {
+                    tracing::warn!(instance = %self.name, "cannot clear away after a failed start: {again}");
+                }
+                self.show();
+                Err(e)
+            }
+        }
+    }
+
+    async fn launch(&mut self) -> Result<Live> {
+        self.publish().await?;
+        let addresses = nics::invent_addresses(&self.view.borrow())?;
+        self.volatile.values.extend(addresses);
+        self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        self.volatile.last_used_at = Some(Timestamp::now());
+        self.save_volatile().await?;
+        self.show();
+        let instance = self.view.borrow().clone();
+        let places = self.places();
+        make_directories(&places).await?;
+        let kind = volume_kind(instance.kind);
+        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume_name()).await?;
+        let plan = Plan::new(&instance, places, volume).map_err(Error::Invalid)?;
+        let shared = self.shared.clone();
+        let mut network = Nics::wanted(&shared.networks, &instance)?;
+        let started = self.driver().start(&plan, &mut network).await;
+        for (device, host_name) in network.host_names() {
+            self.volatile.values.insert(host_name_key(device), host_name.clone());
+        }
+        self.save_volatile().await?;
+        Ok(Live::new(started?))
+    }
+
+    /// Removes everything that belongs to one run of the instance.
+    async fn clear_away(&mut self) -> Result<()> {
+        let places = self.places();
+        self.driver().clean_up(&places.run_dir, &self.document.uuid.simple().to_string()).await?;
+        let instance = self.snapshot(
+            self.view.borrow().expanded_config.clone(),
+            self.view.borrow().expanded_devices.clone(),
+        );
+        nics::detach_all(&self.shared.networks, &instance).await?;
+        remove_tree(&places.run_dir).await?;
+        self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
+        self.volatile.values.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+        self.save_volatile().await
+    }
+
+    async fn stop(&mut self, request: StopRequest, restart: bool, answer: Answer<()>) {
+        let run_dir = self.places().run_dir;
+        let frozen = self.status() == Status::Frozen;
+        let Some(live) = &mut self.live else {
+            return reply(answer, Err(Error::State(format!("The instance is already stopped: \"{}\"", self.name))));
+        };
+        let asked = if request.force {
+            supervised::ask(&run_dir, &Request::Kill).await.map(drop)
+        } else if frozen {
+            Err(Error::State(format!("instance \"{}\" is frozen; unfreeze it first or stop it with --force", self.name)))
+        } else {
+            self.shared.drivers.of(self.document.kind).shutdown(&run_dir).await
+        };
+        if let Err(e) = asked {
+            return reply(answer, Err(e));
+        }
+        let deadline = request.timeout.filter(|_| !request.force).map(|timeout| Instant::now() + timeout);
+        let stopping = live.stopping.get_or_insert_with(|| Stopping { deadline, restart, answers: Vec::new() });
+        stopping.deadline = deadline;
+        stopping.restart = restart;
+        stopping.answers.push(answer);
+        self.show();
+    }
+
+    fn give_up_stopping(&mut self) {
+        let Some(stopping) = self.live.as_mut().and_then(|live| live.stopping.take()) else { return };
+        for answer in stopping.answers {
+            let message = format!(
+                "instance \"{}\" did not shut down in time and still runs; wait longer or stop it with --force",
+                self.name
+            );
+            reply(answer, Err(Error::State(message)));
+        }
+        self.show();
+    }
+
+    async fn pause(&mut self, pause: bool) -> Result<()> {
+        if self.live.is_none() {
+            return Err(Error::State(format!("instance \"{}\" is not running; start it first", self.name)));
+        }
+        let request = if pause { Request::Pause } else { Request::Resume };
+        supervised::ask(&self.places().run_dir, &request).await?;
+        // The supervisor's event follows; whoever asked sees the new state at once.
+        if let Some(live) = &mut self.live {
+            live.state = if pause { RunState::Paused } else { RunState::Running };
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Next {
+        match heard {
+            Heard::Change(action) => {
+                self.show();
+                if let Some(action) = action {
+                    self.emit(action);
+                }
+                Next::GoOn
+            }
+            Heard::End => {
+                let Some(mut live) = self.live.take() else { return Next::GoOn };
+                let exit = match live.reap(&self.places().run_dir).await {
+                    Ok(exit) => exit,
+                    Err(e) => Exit { reason: ExitReason::Error, message: e.to_string() },
+                };
+                self.ended(exit, live.stopping.take()).await
+            }
+        }
+    }
+
+    /// Deals with the end of a run. Also called at the daemon's start for a run that ended without it.
+    pub(super) async fn ended(&mut self, exit: Exit, stopping: Option<Stopping>) -> Next {
+        self.live = None;
+        let cleared = self.clear_away().await;
+        let unexpected = matches!(exit.reason, ExitReason::Panic | ExitReason::Error)
+            || (exit.reason == ExitReason::Killed && stopping.is_none());
+        self.last_error = unexpected.then(|| exit.message.clone());
+        if unexpected {
+            tracing::warn!(instance = %self.name, "ended unexpectedly: {}", exit.message);
+        }
+        self.show();
+        self.emit(if exit.reason == ExitReason::Killed { "instance-stopped" } else { "instance-shutdown" });
+        let restart = stopping.as_ref().map_or(exit.reason == ExitReason::Reboot, |stopping| stopping.restart);
+        let mut result = cleared;
+        let mut next = Next::GoOn;
+        if restart && result.is_ok() {
+            result = self.start().await;
+            self.emit("instance-restarted");
+        } else if self.document.ephemeral && result.is_ok() {
+            result = self.delete().await;
+            next = if result.is_ok() { Next::Gone } else { Next::GoOn };
+        }
+        let answers = stopping.map(|stopping| stopping.answers).unwrap_or_default();
+        if let (true, Err(e)) = (answers.is_empty(), &result) {
+            tracing::warn!(instance = %self.name, "after its end: {e}");
+        }
+        let message = result.err().map(|e| e.to_string());
+        for answer in answers {
+            reply(answer, message.clone().map_or(Ok(()), |message| Err(Error::Runtime(message))));
+        }
+        next
+    }
+
+    async fn update(&mut self, update: Update, revision: Option<u64>) -> Result<()> {
+        let kind = self.document.kind;
+        let mut config = update.config;
+        config.retain(|key, _| !key.starts_with("volatile."));
+        keys::validate(&config, Some(kind)).map_err(Error::Invalid)?;
+        devices::parse_all(&update.devices, Some(kind)).map_err(Error::Invalid)?;
+        let expanded = self.shared.expanded(&self.project, &update.profiles, &config, &update.devices);
+        let (expanded_config, expanded_devices) = expanded.await?;
+        keys::validate(&expanded_config, Some(kind)).map_err(Error::Invalid)?;
+        let (pool, _) = plan::root_disk(&expanded_devices, kind).map_err(Error::Invalid)?;
+        if pool != self.document.pool {
+            return Err(Error::Invalid(format!(
+                "instance \"{}\" lives in pool \"{}\" and cannot be moved to \"{pool}\" by an edit",
+                self.name, self.document.pool
+            )));
+        }
+        self.shared.check_references(&self.project, &pool, &expanded_devices, kind).await?;
+        if self.live.is_some() && expanded_devices != self.view.borrow().expanded_devices {
+            return Err(Error::State(format!(
+                "devices of the running instance \"{}\" cannot be changed by this version; stop it first",
+                self.name
+            )));
+        }
+        let document = InstanceDoc {
+            config,
+            devices: update.devices,
+            profiles: update.profiles,
+            description: update.description,
+            ephemeral: update.ephemeral,
+            ..self.document.clone()
+        };
+        self.replace(document, revision.unwrap_or(self.revision)).await?;
+        self.publish().await?;
+        self.emit("instance-updated");
+        Ok(())
+    }
+
+    async fn replace(&mut self, document: InstanceDoc, revision: u64) -> Result<()> {
+        let key = instance_key(&self.project, &self.name);
+        let txn = Txn::new().mod_rev(key.clone(), revision).write(doc::put(key, &document));
+        match self.shared.store.txn(txn).await? {
+            Outcome::Committed { rev } => {
+                (self.document, self.revision) = (document, rev);
+                Ok(())
+            }
+            Outcome::Conflict { .. } => Err(Error::Changed { what: "Instance", name: self.name.clone() }),
+        }
+    }
+
+    async fn rename(&mut self, name: String) -> Result<()> {
+        names::check(&name).map_err(Error::Invalid)?;
+        self.refuse_if_running("renamed")?;
+        let (old, new) = (instance_key(&self.project, &self.name), instance_key(&self.project, &name));
+        let txn = Txn::new()
+            .mod_rev(old.clone(), self.revision)
+            .absent(new.clone())
+            .delete(old)
+            .write(doc::put(new, &self.document));
+        let Outcome::Committed { rev } = self.shared.store.txn(txn).await? else {
+            return Err(Error::Exists { what: "Instance", name, project: self.project.clone() });
+        };
+        self.revision = rev;
+        let old_name = std::mem::replace(&mut self.name, name);
+        {
+            let mut registry = self.shared.registry();
+            if let Some(handle) = registry.remove(&(self.project.clone(), old_name.clone())) {
+                registry.insert((self.project.clone(), self.name.clone()), handle);
+            }
+        }
+        self.show();
+        self.shared.emit("instance-renamed", &self.project, &self.name, &[("old_name", &old_name)]);
+        Ok(())
+    }
+
+    async fn delete(&mut self) -> Result<()> {
+        self.refuse_if_running("deleted")?;
+        let protection = self.view.borrow().expanded_config.get("security.protection.delete").cloned();
+        if protection.is_some_and(|value| parse_bool(&value) == Ok(true)) {
+            return Err(Error::Invalid(format!(
+                "instance \"{}\" is protected from deletion; unset security.protection.delete first",
+                self.name
+            )));
+        }
+        let document = InstanceDoc { phase: Phase::Deleting, ..self.document.clone() };
+        self.replace(document, self.revision).await?;
+        self.shared.remove(&self.project, &self.name, &self.document).await?;
+        self.shared.registry().remove(&(self.project.clone(), self.name.clone()));
+        self.emit("instance-deleted");
+        Ok(())
+    }
+}
+
+/// Waits for a supervisor's words; for ever if there is none.
+async fn hear(live: &mut Option<Live>) -> Heard {
+    match live {
+        Some(live) => live.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Answers; whoever asked may have gone away.
+fn reply<T>(answer: Answer<T>, result: Result<T>) {
+    let _ = answer.send(result);
+}
+
+/// Makes the run and log directories, for root only.
+async fn make_directories(places: &Places) -> Result<()> {
+    remove_tree(&places.run_dir).await?;
+    for path in [&places.run_dir, &places.log_dir] {
+        let mut builder = tokio::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(path).await.map_err(Error::io(format!("make the directory {}", path.display())))?;
+    }
+    Ok(())
+}

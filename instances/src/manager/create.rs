@@ -1,0 +1,230 @@
+//! Making an instance.
+
+use std::sync::Arc;
+
+use berth_images::Progress;
+use berth_store::{Outcome, Txn, doc};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::use_running::volume_kind;
+use super::{Instances, Shared};
+use crate::devices;
+use crate::documents::{
+    Claim, InstanceDoc, Phase, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
+};
+use crate::drivers::Provision;
+use crate::error::{Error, Result};
+use crate::expand::expand;
+use crate::idmap;
+use crate::keys;
+use crate::model::{Config, CreateRequest, Instance, Kind, Source};
+use crate::names;
+use crate::plan;
+use crate::projects::Feature;
+
+/// First vsock address a guest may have; 0 to 2 are reserved (vsock(7)).
+const FIRST_CID: u32 = 3;
+
+impl Instances {
+    /// Makes an instance and fills its root volume. On an error nothing is left behind.
+    pub async fn create(&self, project: &str, request: CreateRequest, progress: &Progress) -> Result<Arc<Instance>> {
+        self.shared.projects.get(project).await?;
+        let draft = self.shared.draft(project, request).await?;
+        self.shared.claim(&draft).await?;
+        if let Err(e) = self.shared.fill(&draft, progress).await {
+            // What stays in spite of all is removed at the daemon's next start: the document says `Creating`.
+            if let Err(again) = self.shared.remove(project, &draft.name, &draft.document).await {
+                tracing::warn!(instance = %draft.name, "cannot remove what was made of it: {again}");
+            }
+            return Err(e);
+        }
+        let Draft { name, document, .. } = draft;
+        self.shared.clone().own(project.to_owned(), name.clone()).await?;
+        let location = document.kind.to_string();
+        self.shared.emit("instance-created", project, &name, &[("type", &location)]);
+        self.get(project, &name)
+    }
+}
+
+/// An instance that does not exist yet.
+struct Draft {
+    project: String,
+    name: String,
+    document: InstanceDoc,
+    volatile: VolatileDoc,
+    image: Option<(String, String)>,
+    disk_size: u64,
+}
+
+impl Shared {
+    async fn draft(&self, project: &str, request: CreateRequest) -> Result<Draft> {
+        let name = request.name.unwrap_or_else(names::invent);
+        names::check(&name).map_err(Error::Invalid)?;
+        let kind = request.kind;
+        let mut config = request.config;
+        config.retain(|key, _| !key.starts_with("volatile."));
+        let (image, properties, image_profiles) = self.source(project, kind, request.source).await?;
+        for (key, value) in properties {
+            config.entry(format!("image.{key}")).or_insert(value);
+        }
+        keys::validate(&config, Some(kind)).map_err(Error::Invalid)?;
+        devices::parse_all(&request.devices, Some(kind)).map_err(Error::Invalid)?;
+        let profiles = request.profiles.unwrap_or(image_profiles);
+        let (expanded_config, expanded_devices) = self.expanded(project, &profiles, &config, &request.devices).await?;
+        keys::validate(&expanded_config, Some(kind)).map_err(Error::Invalid)?;
+        let (pool, disk_size) = plan::root_disk(&expanded_devices, kind).map_err(Error::Invalid)?;
+        self.check_references(project, &pool, &expanded_devices, kind).await?;
+        let uuid = Uuid::new_v4();
+        let mut values = Config::from([("volatile.uuid".to_owned(), uuid.to_string())]);
+        if let Some((_, fingerprint)) = &image {
+            values.insert("volatile.base_image".to_owned(), fingerprint.clone());
+        }
+        Ok(Draft {
+            project: project.to_owned(),
+            document: InstanceDoc {
+                uuid,
+                kind,
+                architecture: std::env::consts::ARCH.to_owned(),
+                description: request.description,
+                config,
+                devices: request.devices,
+                profiles,
+                ephemeral: request.ephemeral,
+                created_at: Timestamp::now(),
+                pool,
+                phase: Phase::Creating,
+            },
+            volatile: VolatileDoc { values, last_used_at: None },
+            name,
+            image,
+            disk_size,
+        })
+    }
+
+    /// Project and fingerprint of the source image, its properties, and the profiles it wants.
+    async fn source(&self, project: &str, kind: Kind, source: Source) -> Result<(Option<(String, String)>, Config, Vec<String>)> {
+        let default = || vec!["default".to_owned()];
+        let Source::Image { fingerprint } = source else { return Ok((None, Config::new(), default())) };
+        let owner = self.projects.owner(project, Feature::Images).await?;
+        let image = self.images.get(&owner, &fingerprint).await?;
+        let suits = match kind {
+            Kind::Container => image.kinds.container,
+            Kind::VirtualMachine => image.kinds.virtual_machine,
+        };
+        if !suits {
+            return Err(Error::Invalid(format!(
+                "image {} cannot be used for a {kind}; choose another image or kind",
+                &image.fingerprint[..12.min(image.fingerprint.len())]
+            )));
+        }
+        let profiles = if image.profiles.is_empty() { default() } else { image.profiles };
+        Ok((Some((owner, image.fingerprint)), image.properties, profiles))
+    }
+
+    /// Configuration and devices with the named profiles applied.
+    pub(super) async fn expanded(
+        &self,
+        project: &str,
+        profiles: &[String],
+        config: &Config,
+        devices: &crate::model::Devices,
+    ) -> Result<(Config, crate::model::Devices)> {
+        let known = self.profiles.by_name(project).await?;
+        let mut chosen = Vec::with_capacity(profiles.len());
+        for name in profiles {
+            let missing = || Error::NotFound { what: "Profile", name: name.clone(), project: project.to_owned() };
+            chosen.push(known.get(name).ok_or_else(missing)?);
+        }
+        Ok(expand(chosen.into_iter().map(|p| (&p.config, &p.devices)), config, devices))
+    }
+
+    /// Whether pool and networks that an instance speaks of exist.
+    pub(super) async fn check_references(
+        &self,
+        project: &str,
+        pool: &str,
+        devices: &crate::model::Devices,
+        kind: Kind,
+    ) -> Result<()> {
+        self.pools.get(pool).await?;
+        let owner = self.projects.owner(project, Feature::Networks).await?;
+        for (device, nic) in plan::nics(devices, kind).map_err(Error::Invalid)? {
+            let network = self.networks.get(&owner, &nic.network).await?;
+            if !network.managed {
+                return Err(Error::Invalid(format!(
+                    "device \"{device}\": \"{}\" is not a managed network; this version attaches to managed bridges only",
+                    nic.network
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the documents and the claims that go with them in one transaction.
+    async fn claim(&self, draft: &Draft) -> Result<()> {
+        /// Each attempt fails only if another instance got the same number by chance.
+        const ATTEMPTS: usize = 64;
+        let delegated = idmap::delegated();
+        let key = instance_key(&draft.project, &draft.name);
+        let holder = Claim { instance: draft.document.uuid };
+        for _ in 0..ATTEMPTS {
+            let mut volatile = draft.volatile.clone();
+            let claim = match draft.document.kind {
+                Kind::Container => {
+                    let slot = idmap::candidate(&delegated).ok_or_else(|| {
+                        Error::Runtime(
+                            "no range of user ids is free for another container; free some in /etc/subuid and /etc/subgid"
+                                .to_owned(),
+                        )
+                    })?;
+                    volatile.values.insert("volatile.idmap.base".to_owned(), idmap::base(slot).to_string());
+                    idmap_key(slot)
+                }
+                Kind::VirtualMachine => {
+                    let cid = rand::random_range(FIRST_CID..u32::MAX);
+                    volatile.values.insert("volatile.vsock_id".to_owned(), cid.to_string());
+                    vsock_key(cid)
+                }
+            };
+            let txn = Txn::new()
+                .absent(key.clone())
+                .absent(claim.clone())
+                .write(doc::put(key.clone(), &draft.document))
+                .write(doc::put(volatile_key(draft.document.uuid), &volatile))
+                .write(doc::put(uuid_key(draft.document.uuid), &holder))
+                .write(doc::put(claim, &holder));
+            match self.store.txn(txn).await? {
+                Outcome::Committed { .. } => return Ok(()),
+                Outcome::Conflict { current } if current.first().is_some_and(Option::is_some) => {
+                    return Err(Error::Exists {
+                        what: "Instance",
+                        name: draft.name.clone(),
+                        project: draft.project.clone(),
+                    });
+                }
+                Outcome::Conflict { .. } => {}
+            }
+        }
+        Err(Error::Runtime("no range of user ids was found free for another container; delete some".to_owned()))
+    }
+
+    async fn fill(&self, draft: &Draft, progress: &Progress) -> Result<()> {
+        let document = &draft.document;
+        let volume = document.uuid.simple().to_string();
+        let pending = self.pools.prepare(&document.pool, volume_kind(document.kind), &volume).await?;
+        let source = Provision {
+            images: &self.images,
+            image: draft.image.as_ref().map(|(project, fingerprint)| (&**project, &**fingerprint)),
+            disk_size: draft.disk_size,
+        };
+        self.drivers.of(document.kind).provision(pending.path(), &source, progress).await?;
+        pending.commit().await?;
+        let key = instance_key(&draft.project, &draft.name);
+        let done = doc::update::<InstanceDoc, Error, _>(&*self.store, &key, |document| {
+            document.phase = Phase::Ready;
+            Ok(())
+        });
+        done.await?.map(drop).ok_or_else(|| super::not_found(&draft.project, &draft.name))
+    }
+}

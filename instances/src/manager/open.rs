@@ -1,0 +1,188 @@
+//! The daemon's start: finding running instances again, and ending what its predecessor left half done.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use berth_store::doc;
+use berth_supervisor::record::Identity;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::actor::Actor;
+use super::live::{Live, last_words, wait_gone};
+use super::remove::remove_tree;
+use super::{Deps, Handle, Instances, Shared};
+use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, instances_key, volatile_key};
+use crate::drivers::{Drivers, supervised};
+use crate::error::{Error, Result};
+use crate::model::{Kind, Status};
+use crate::profiles::Profiles;
+use crate::projects::Projects;
+use crate::values::parse_bool;
+
+/// Events kept for a listener that is slow.
+const EVENT_BACKLOG: usize = 1024;
+/// Commands that may wait for the owner of an instance.
+const COMMAND_BACKLOG: usize = 64;
+/// The pool that the default profile uses.
+const DEFAULT_POOL: &str = "default";
+
+impl Instances {
+    /// Opens all instances: makes the default project and profile at first start, adopts what runs, removes what
+    /// was half made, goes on with what was half deleted, and starts what should run.
+    pub async fn open(deps: Deps) -> Result<Self> {
+        let Deps { store, pools, networks, images, dir, helpers } = deps;
+        let projects = Projects::open(store.clone()).await?;
+        let network = networks.default_network().await?;
+        let profiles = Profiles::open(store.clone(), projects.clone(), DEFAULT_POOL, network.as_deref()).await?;
+        let drivers = Drivers::new(&helpers, images.clone());
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let registry = Mutex::new(BTreeMap::new());
+        let shared =
+            Arc::new(Shared { store, pools, networks, images, dir, drivers, projects, profiles, registry, events });
+        let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
+        let uuids: HashSet<String> = known.iter().map(|(_, i)| i.doc.uuid.simple().to_string()).collect();
+        shared.end_strays(&uuids).await?;
+        for (key, instance) in known {
+            let [_, project, name] = &key.segments()[..] else { continue };
+            match instance.doc.phase {
+                Phase::Ready => shared.clone().own(project.clone(), name.clone()).await?,
+                Phase::Creating | Phase::Deleting => {
+                    tracing::info!(instance = %name, "removing what was left half made or half deleted");
+                    shared.remove(project, name, &instance.doc).await?;
+                }
+            }
+        }
+        let instances = Self { shared };
+        instances.autostart();
+        Ok(instances)
+    }
+
+    /// Starts, in the background and in order of priority, what is configured to run and does not.
+    fn autostart(&self) {
+        let mut wanted: Vec<_> = self
+            .list(None)
+            .into_iter()
+            .filter(|i| i.status == Status::Stopped)
+            .filter(|i| match i.expanded_config.get("boot.autostart") {
+                Some(value) => parse_bool(value) == Ok(true),
+                None => i.volatile.get(INTERRUPTED).is_some(),
+            })
+            .collect();
+        let priority = |i: &crate::Instance| -> i64 {
+            i.expanded_config.get("boot.autostart.priority").and_then(|p| p.parse().ok()).unwrap_or(0)
+        };
+        wanted.sort_by_key(|i| std::cmp::Reverse(priority(i)));
+        let instances = self.clone();
+        tokio::spawn(async move {
+            for instance in wanted {
+                if let Err(e) = instances.start(&instance.project, &instance.name).await {
+                    tracing::warn!(instance = %instance.name, "cannot start it at the daemon's start: {e}");
+                }
+            }
+        });
+    }
+}
+
+/// Kept in memory only: the instance ran when the host went down.
+const INTERRUPTED: &str = "volatile.last_state.interrupted";
+
+impl Shared {
+    /// Makes the owner of an instance, which adopts its supervisor if that lives.
+    pub(super) async fn own(self: Arc<Self>, project: String, name: String) -> Result<()> {
+        let gone = || super::not_found(&project, &name);
+        let instance = doc::get::<InstanceDoc>(&*self.store, &instance_key(&project, &name)).await?.ok_or_else(gone)?;
+        let volatile = doc::get::<VolatileDoc>(&*self.store, &volatile_key(instance.doc.uuid)).await?;
+        let places = self.places(instance.doc.uuid);
+        let live = supervised::adopt(&places.run_dir).await?.map(Live::new);
+        let (sender, commands) = mpsc::channel(COMMAND_BACKLOG);
+        let placeholder = watch::channel(Arc::new(placeholder(&project, &name, &instance.doc)));
+        let mut actor = Actor {
+            shared: self.clone(),
+            project: project.clone(),
+            name: name.clone(),
+            document: instance.doc,
+            revision: instance.mod_rev,
+            volatile: volatile.map(|v| v.doc).unwrap_or_default(),
+            view: placeholder.0,
+            commands,
+            live,
+            starting: false,
+            last_error: None,
+        };
+        actor.publish().await?;
+        if actor.live.is_none() {
+            let ran = actor.volatile.values.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
+            if places.run_dir.exists() || ran {
+                actor.recover(&places.run_dir, ran).await?;
+            }
+        }
+        let handle = Handle { commands: sender, view: placeholder.1 };
+        self.registry().insert((project, name), handle);
+        tokio::spawn(actor.run());
+        Ok(())
+    }
+
+    /// Ends supervisors of instances that no document speaks of.
+    async fn end_strays(&self, known: &HashSet<String>) -> Result<()> {
+        let run = self.dir.join("run");
+        let mut entries = match tokio::fs::read_dir(&run).await {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(format!("read {}", run.display()))(e)),
+        };
+        while let Some(entry) = entries.next_entry().await.map_err(Error::io(format!("read {}", run.display())))? {
+            let uuid = entry.file_name().to_string_lossy().into_owned();
+            if known.contains(&uuid) {
+                continue;
+            }
+            let run_dir = entry.path();
+            if let Ok(Some(identity)) = Identity::load(&run_dir) {
+                identity.kill().map_err(Error::io(format!("end the stray supervisor {}", identity.pid)))?;
+                wait_gone(&identity).await?;
+            }
+            self.drivers.of(Kind::Container).clean_up(&run_dir, &uuid).await?;
+            remove_tree(&run_dir).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Actor {
+    /// Deals with a run that ended while no daemon was there.
+    async fn recover(&mut self, run_dir: &std::path::Path, ran: bool) -> Result<()> {
+        let exit = last_words(run_dir)?;
+        let told = berth_supervisor::record::load_exit(run_dir).is_ok_and(|exit| exit.is_some());
+        // `Next` does not matter: an ephemeral instance that is gone leaves an owner that nobody can reach.
+        self.ended(exit, None).await;
+        if ran && !told {
+            self.volatile.values.insert(INTERRUPTED.to_owned(), "true".to_owned());
+        }
+        self.publish().await
+    }
+}
+
+fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Instance {
+    crate::Instance {
+        project: project.to_owned(),
+        name: name.to_owned(),
+        uuid: document.uuid,
+        kind: document.kind,
+        architecture: document.architecture.clone(),
+        description: document.description.clone(),
+        config: document.config.clone(),
+        devices: document.devices.clone(),
+        profiles: document.profiles.clone(),
+        ephemeral: document.ephemeral,
+        created_at: document.created_at,
+        last_used_at: None,
+        pool: document.pool.clone(),
+        expanded_config: crate::Config::new(),
+        expanded_devices: crate::Devices::new(),
+        volatile: crate::Config::new(),
+        revision: 0,
+        status: Status::Stopped,
+        pid: None,
+        agent: None,
+        last_error: None,
+    }
+}

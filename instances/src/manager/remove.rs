@@ -1,0 +1,54 @@
+//! Removing an instance, whole or half made.
+
+use std::path::Path;
+
+use berth_storage::ErrorKind as StorageErrorKind;
+use berth_store::{Txn, doc};
+
+use super::Shared;
+use super::use_running::volume_kind;
+use crate::documents::{
+    InstanceDoc, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
+};
+use crate::error::{Error, Result};
+use crate::idmap;
+use crate::model::Kind;
+
+impl Shared {
+    /// Removes volume, logs, run directory and at last the documents of an instance that does not run. May be
+    /// repeated after it failed or was cut off in the middle.
+    pub(super) async fn remove(&self, project: &str, name: &str, document: &InstanceDoc) -> Result<()> {
+        let volume = document.uuid.simple().to_string();
+        match self.pools.delete(&document.pool, volume_kind(document.kind), &volume).await {
+            Err(e) if e.kind() != StorageErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        let places = self.places(document.uuid);
+        remove_tree(&places.run_dir).await?;
+        remove_tree(&places.log_dir).await?;
+        let volatile = doc::get::<VolatileDoc>(&*self.store, &volatile_key(document.uuid)).await?;
+        let values = volatile.map(|v| v.doc.values).unwrap_or_default();
+        let number = |key: &str| values.get(key).and_then(|value| value.parse::<u32>().ok());
+        let mut txn = Txn::new()
+            .delete(instance_key(project, name))
+            .delete(volatile_key(document.uuid))
+            .delete(uuid_key(document.uuid));
+        let claim = match document.kind {
+            Kind::Container => number("volatile.idmap.base").map(|base| idmap_key(idmap::slot(base))),
+            Kind::VirtualMachine => number("volatile.vsock_id").map(vsock_key),
+        };
+        if let Some(claim) = claim {
+            txn = txn.delete(claim);
+        }
+        self.store.txn(txn).await?;
+        Ok(())
+    }
+}
+
+/// Removes a directory that only the daemon and its helpers write to.
+pub(super) async fn remove_tree(path: &Path) -> Result<()> {
+    match tokio::fs::remove_dir_all(path).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(e)),
+        _ => Ok(()),
+    }
+}

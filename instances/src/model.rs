@@ -1,0 +1,209 @@
+//! The instance as the rest of Berth sees it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use berth_guest::protocol::{GuestState, Hello};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Configuration keys and their values.
+pub type Config = BTreeMap<String, String>;
+/// Devices by name, each with its keys.
+pub type Devices = BTreeMap<String, Config>;
+
+/// Kind of instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// System container.
+    Container,
+    /// KVM virtual machine.
+    VirtualMachine,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Container => "container",
+            Self::VirtualMachine => "virtual-machine",
+        })
+    }
+}
+
+/// What an instance is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It does not run.
+    Stopped,
+    /// It is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It was asked to stop.
+    Stopping,
+    /// It is paused.
+    Frozen,
+}
+
+/// One instance at one moment.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Project it belongs to.
+    pub project: String,
+    /// Name, unique in the project.
+    pub name: String,
+    /// Stays the same for life, through renames.
+    pub uuid: Uuid,
+    /// Kind.
+    pub kind: Kind,
+    /// Architecture, as in `uname -m`.
+    pub architecture: String,
+    /// Free text.
+    pub description: String,
+    /// Own configuration, without the volatile keys.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// Names of the profiles applied, in order.
+    pub profiles: Vec<String>,
+    /// Deleted when it stops.
+    pub ephemeral: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last started.
+    pub last_used_at: Option<Timestamp>,
+    /// Pool that holds the root volume.
+    pub pool: String,
+    /// Configuration after the profiles have been applied, without the volatile keys.
+    pub expanded_config: Config,
+    /// Devices after the profiles have been applied.
+    pub expanded_devices: Devices,
+    /// `volatile.*` keys: what Berth remembers of the instance.
+    pub volatile: Config,
+    /// Revision of the document, for [`crate::Instances::update`].
+    pub revision: u64,
+    /// What it is doing.
+    pub status: Status,
+    /// Host process id of the container's init or of the VMM while it runs.
+    pub pid: Option<u32>,
+    /// Virtual machine: what its agent said, once it is up.
+    pub agent: Option<Hello>,
+    /// Why it last ended, if nobody asked for that.
+    pub last_error: Option<String>,
+}
+
+impl Instance {
+    /// Own configuration with the volatile keys.
+    pub fn full_config(&self) -> Config {
+        merge(&self.config, &self.volatile)
+    }
+
+    /// Expanded configuration with the volatile keys.
+    pub fn full_expanded_config(&self) -> Config {
+        merge(&self.expanded_config, &self.volatile)
+    }
+
+    /// Whether programs can be run in it now.
+    pub fn is_ready(&self) -> bool {
+        self.status == Status::Running && (self.kind == Kind::Container || self.agent.is_some())
+    }
+
+    /// Whether it has a process.
+    pub fn is_running(&self) -> bool {
+        matches!(self.status, Status::Running | Status::Frozen | Status::Stopping)
+    }
+
+    /// Name of its volume and of its run and log directories. By uuid, so that a rename moves nothing on disk.
+    pub fn volume_name(&self) -> String {
+        self.uuid.simple().to_string()
+    }
+}
+
+fn merge(base: &Config, over: &Config) -> Config {
+    base.iter().chain(over).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// Where the root file system of a new instance comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// An image of the project, by its full fingerprint.
+    Image {
+        /// Fingerprint.
+        fingerprint: String,
+    },
+    /// Empty.
+    None,
+}
+
+/// What is to be created.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// Name; one is made up if absent.
+    pub name: Option<String>,
+    /// Kind.
+    pub kind: Kind,
+    /// Source of the root file system.
+    pub source: Source,
+    /// Own configuration.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// Profiles; `None` means those of the image, else `default`.
+    pub profiles: Option<Vec<String>>,
+    /// Free text.
+    pub description: String,
+    /// Delete it when it stops.
+    pub ephemeral: bool,
+}
+
+/// New values of everything that may be changed.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Own configuration; `volatile.*` keys are ignored.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// Profiles.
+    pub profiles: Vec<String>,
+    /// Free text.
+    pub description: String,
+    /// Delete it when it stops.
+    pub ephemeral: bool,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+pub struct StopRequest {
+    /// End it at once instead of asking the guest.
+    pub force: bool,
+    /// How long the guest may take; `None`: as long as it wants.
+    pub timeout: Option<std::time::Duration>,
+}
+
+/// What an instance uses at one moment.
+#[derive(Debug, Clone)]
+pub struct StateReport {
+    /// The instance at that moment.
+    pub instance: std::sync::Arc<Instance>,
+    /// What the guest tells of itself; `None` if it does not run or its agent is not up.
+    pub guest: Option<GuestState>,
+    /// Bytes used by the root volume, if the pool can tell.
+    pub root_usage: Option<u64>,
+    /// Host link of each NIC by its name inside.
+    pub host_names: BTreeMap<String, String>,
+}
+
+/// Something that happened to an object, in LXD's words.
+#[derive(Debug, Clone)]
+pub struct LifecycleEvent {
+    /// `instance-started` and the like.
+    pub action: &'static str,
+    /// Project of the object.
+    pub project: String,
+    /// Name of the instance.
+    pub name: String,
+    /// More about it.
+    pub context: BTreeMap<String, String>,
+}

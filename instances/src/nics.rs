@@ -1,0 +1,117 @@
+//! Network interfaces of an instance that is being started or has ended.
+
+use std::os::fd::OwnedFd;
+
+use berth_network::{MacAddr, Networks, NicRequest};
+
+use crate::error::{Error, Result};
+use crate::model::{Config, Instance};
+use crate::plan;
+use crate::values::parse_mac;
+
+/// The interfaces of one start. [`Nics::host_names`] tells which links were made, also after a failure.
+pub(crate) struct Nics<'a> {
+    networks: &'a Networks,
+    requests: Vec<NicRequest>,
+    attached: Vec<(String, String)>,
+}
+
+impl<'a> Nics<'a> {
+    /// The interfaces that `instance` wants.
+    pub(crate) fn wanted(networks: &'a Networks, instance: &Instance) -> Result<Self> {
+        Ok(Self { networks, requests: requests(instance)?, attached: Vec::new() })
+    }
+
+    /// Moves one end of a new link for each interface into a container's network namespace.
+    pub(crate) async fn attach_container(&mut self, netns: &OwnedFd) -> Result<()> {
+        for request in &self.requests {
+            let namespace = netns.try_clone().map_err(Error::io("duplicate a descriptor"))?;
+            let nic = self.networks.attach_container(request, namespace).await?;
+            self.attached.push((request.device.clone(), nic.host_name));
+        }
+        Ok(())
+    }
+
+    /// Makes a tap device for each interface of a virtual machine.
+    pub(crate) async fn attach_vm(&mut self) -> Result<Vec<Tap>> {
+        let mut taps = Vec::new();
+        for request in &self.requests {
+            let (nic, tap) = self.networks.attach_vm(request).await?;
+            self.attached.push((request.device.clone(), nic.host_name));
+            taps.push(Tap { fd: tap, hwaddr: request.hwaddr.0, mtu: request.mtu });
+        }
+        Ok(taps)
+    }
+
+    /// Device and host link of each interface made so far.
+    pub(crate) fn host_names(&self) -> &[(String, String)] {
+        &self.attached
+    }
+}
+
+/// The host's end of a virtual machine's interface.
+pub(crate) struct Tap {
+    pub fd: OwnedFd,
+    pub hwaddr: [u8; 6],
+    pub mtu: Option<u32>,
+}
+
+/// Takes away the links that `instance` is remembered to have. Harmless if they are gone.
+pub(crate) async fn detach_all(networks: &Networks, instance: &Instance) -> Result<()> {
+    for request in requests(instance)? {
+        if let Some(host_name) = instance.volatile.get(&host_name_key(&request.device)) {
+            networks.detach(&request, host_name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Key under which the host link of a device is remembered.
+pub(crate) fn host_name_key(device: &str) -> String {
+    format!("volatile.{device}.host_name")
+}
+
+/// Key under which the made-up MAC address of a device is remembered.
+pub(crate) fn hwaddr_key(device: &str) -> String {
+    format!("volatile.{device}.hwaddr")
+}
+
+/// MAC addresses for the NICs that have none yet, in Berth's (Xen's, as LXD's) range 00:16:3e.
+pub(crate) fn invent_addresses(instance: &Instance) -> Result<Config> {
+    let nics = plan::nics(&instance.expanded_devices, instance.kind).map_err(Error::Invalid)?;
+    let missing = nics.into_iter().filter(|(device, nic)| {
+        nic.hwaddr.is_none() && !instance.volatile.contains_key(&hwaddr_key(device))
+    });
+    Ok(missing
+        .map(|(device, _)| {
+            let [a, b, c]: [u8; 3] = rand::random();
+            (hwaddr_key(&device), format!("00:16:3e:{a:02x}:{b:02x}:{c:02x}"))
+        })
+        .collect())
+}
+
+fn requests(instance: &Instance) -> Result<Vec<NicRequest>> {
+    let nics = plan::nics(&instance.expanded_devices, instance.kind).map_err(Error::Invalid)?;
+    nics.into_iter()
+        .map(|(device, nic)| {
+            let remembered = instance.volatile.get(&hwaddr_key(&device));
+            let hwaddr = match (nic.hwaddr, remembered) {
+                (Some(mac), _) => mac,
+                (None, Some(text)) => parse_mac(text).map_err(Error::Invalid)?,
+                (None, None) => return Err(Error::Runtime(format!("device \"{device}\" has no MAC address yet"))),
+            };
+            Ok(NicRequest {
+                instance: instance.uuid,
+                instance_name: instance.name.clone(),
+                project: instance.project.clone(),
+                name: nic.name.unwrap_or_else(|| device.clone()),
+                device,
+                network: nic.network,
+                hwaddr: MacAddr(hwaddr),
+                mtu: nic.mtu,
+                ipv4: nic.ipv4,
+                ipv6: nic.ipv6,
+            })
+        })
+        .collect()
+}
