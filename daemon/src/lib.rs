@@ -1,1 +1,8 @@
-//! To be written.
+//! The daemon: Berth's REST front end.
+//!
+//! It speaks LXD's wire protocol on a unix socket and turns requests into calls of the crates below. It holds
+//! no logic of theirs: routes check and convert, operations and events carry what takes time or happens.
+
+pub mod events;
+pub mod http;
+pub mod operations;

@@ -1,0 +1,81 @@
+//! JSON bodies with a cap and with errors that name the field.
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, Request},
+};
+use http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::ApiError;
+
+/// Longest JSON body: an instance with large cloud-init data fits many times over.
+pub const MAX_JSON: usize = 4 * 1024 * 1024;
+
+/// The body as `T`. The content type is not looked at, as LXD does not.
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        parse(&read(request.into_body(), MAX_JSON).await?).map(Json)
+    }
+}
+
+/// The whole body, at most `cap` bytes.
+pub async fn read(body: Body, cap: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, cap).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The request body is over the limit of {cap} bytes")))
+        }
+        Err(error) => Err(ApiError::invalid(format!("Cannot read the request body: {error}"))),
+    }
+}
+
+/// JSON as `T`; the error names the field that is wrong.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        if path == "." {
+            ApiError::invalid(format!("Invalid request body: {reason}"))
+        } else {
+            ApiError::invalid(format!("Invalid request body: field \"{path}\": {reason}"))
+        }
+    })?;
+    json.end().map_err(|reason| ApiError::invalid(format!("Invalid request body: {reason}")))?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        #[expect(dead_code, reason = "only parsed")]
+        config: std::collections::BTreeMap<String, String>,
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let error = parse::<Outer>(br#"{"config":{"limits.cpu":2}}"#).unwrap_err();
+        assert_eq!(error.code(), StatusCode::BAD_REQUEST);
+        assert!(error.to_string().contains("config.limits.cpu"), "{error}");
+        assert!(parse::<Outer>(b"").is_err());
+        assert!(parse::<Outer>(b"{\"config\":{}} x").is_err());
+        assert!(parse::<Outer>(b"{\"config\":{},\"unknown\":1}").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_cap_is_refused() {
+        let error = read(Body::from(vec![0; 11]), 10).await.unwrap_err();
+        assert_eq!(error.code(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(read(Body::from(vec![0; 10]), 10).await.unwrap().len(), 10);
+    }
+}

@@ -1,0 +1,14 @@
+//! What every endpoint shares: envelopes, errors, entity tags, filters and the things read from a request.
+
+pub mod body;
+pub mod caller;
+pub mod envelope;
+pub mod error;
+pub mod etag;
+pub mod filter;
+pub mod query;
+
+pub use body::Json;
+pub use caller::Caller;
+pub use error::{ApiError, ApiResult};
+pub use query::Query;
