@@ -48,6 +48,12 @@ impl Default for MemStore {
     }
 }
 
+impl Drop for MemStore {
+    fn drop(&mut self) {
+        self.shared.recent.close();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -71,8 +71,16 @@ pub(crate) enum Chunk {
 #[derive(Debug)]
 pub(crate) struct Recent {
     ring: Mutex<Ring>,
-    tip: watch::Sender<Rev>,
+    tip: watch::Sender<Tip>,
     keep: usize,
+}
+
+/// Where the history ends at present.
+#[derive(Clone, Copy, Debug)]
+struct Tip {
+    rev: Rev,
+    /// Nothing will follow: the store is gone.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +94,7 @@ impl Recent {
     /// Begins at `rev`, and holds `keep` revisions at most.
     pub(crate) fn new(rev: Rev, keep: usize) -> Recent {
         let ring = Mutex::new(Ring { floor: rev, batches: VecDeque::new() });
-        Recent { ring, tip: watch::Sender::new(rev), keep }
+        Recent { ring, tip: watch::Sender::new(Tip { rev, closed: false }), keep }
     }
 
     /// Appends the changes of new revisions and wakes the watchers.
@@ -101,7 +109,12 @@ impl Recent {
                 }
             }
         }
-        self.tip.send_replace(tip);
+        self.tip.send_modify(|last| last.rev = tip);
+    }
+
+    /// Ends all watches once they have told what happened.
+    pub(crate) fn close(&self) {
+        self.tip.send_modify(|last| last.closed = true);
     }
 
     /// Forgets everything up to and including `before`.
@@ -115,7 +128,7 @@ impl Recent {
 
     /// The newest revision.
     pub(crate) fn rev(&self) -> Rev {
-        *self.tip.borrow()
+        self.tip.borrow().rev
     }
 
     /// Everything after `after`.
@@ -142,7 +155,7 @@ pub(crate) trait History: Send + Sync + 'static {
 
 struct Follower {
     history: Arc<dyn History>,
-    tip: watch::Receiver<Rev>,
+    tip: watch::Receiver<Tip>,
     prefix: Key,
     last: Rev,
     queue: VecDeque<WatchItem>,
@@ -175,9 +188,9 @@ impl Follower {
                 return None;
             }
             let tip = *self.tip.borrow_and_update();
-            if self.last < tip {
-                self.fill(tip).await;
-            } else if self.tip.changed().await.is_err() {
+            if self.last < tip.rev {
+                self.fill(tip.rev).await;
+            } else if tip.closed || self.tip.changed().await.is_err() {
                 return None;
             }
         }

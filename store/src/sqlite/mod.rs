@@ -84,6 +84,7 @@ impl Drop for SqliteStore {
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
+        self.past.recent.close();
     }
 }
 
