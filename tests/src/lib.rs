@@ -1,1 +1,14 @@
-//! To be written.
+//! End-to-end tests: what they share.
+//!
+//! The tests themselves are in `tests/`: `host_*.rs` run on the host, `vm_*.rs` wherever a KVM guest can run. Each starts a
+//! daemon of its own on a private directory and checks that nothing is left when it ends.
+
+mod daemon;
+mod images;
+mod leftovers;
+mod run;
+
+pub use daemon::Daemon;
+pub use images::{busybox_image, debian_image};
+pub use leftovers::Leftovers;
+pub use run::{Output, Run};
