@@ -1,1 +1,27 @@
-//! To be written.
+//! Berth's virtual machine monitor: KVM, a PC without legacy, virtio over PCI.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`spec`] | what the daemon hands over |
+//! | [`memory`] | the guest's physical address space |
+//! | [`kvm`] | KVM itself, the threads of virtual CPUs |
+//! | [`cpu`] | features and registers of a virtual CPU |
+//! | [`interrupts`] | routing, and how devices reach KVM |
+//! | [`bus`], [`power`] | ports and device memory; sleep and reset registers |
+//! | [`acpi`], [`boot`] | firmware tables; kernel, initrd, boot parameters |
+//! | [`machine`] | all of that put together |
+//! | [`process`] | `berth-vmm run`: handshake, control socket, console, agent |
+//! | [`probe`] | `berth-vmm probe`: whether a guest can live under this host's KVM |
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod cpu;
+pub mod interrupts;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod power;
+pub mod probe;
+pub mod process;
+pub mod spec;

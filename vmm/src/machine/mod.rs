@@ -1,0 +1,130 @@
+//! The machine: what is made of a specification ([`build`]), and what its owner can do with it.
+//!
+//! One thread owns a [`Machine`]. Virtual CPUs and devices have their own threads; they tell the owner of things
+//! through [`signals`] and [`output`], whose descriptors it watches.
+
+mod build;
+pub mod output;
+mod signal;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use berth_devices::serial::Serial;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::kvm::vcpu::{Context, Vcpu};
+use crate::kvm::{Gate, Wanted};
+
+pub use build::{BuildError, Disk, Nic, Plan, build};
+pub use output::{OutputReceiver, OutputSender};
+pub use signal::{GuestSignal, SignalReceiver, SignalSender, signals};
+
+/// What the owner of a guest can do; implemented by [`Machine`] and, in tests, by something simpler.
+pub trait Guest {
+    /// Takes all CPUs out of the guest; returns when they are. Idempotent.
+    fn pause(&mut self);
+    /// Lets them go on. Idempotent.
+    fn resume(&mut self);
+    /// Presses the power button.
+    fn press_power_button(&mut self) -> io::Result<()>;
+    /// Ends all CPUs for good; returns when they are at their end. Idempotent.
+    fn stop(&mut self);
+    /// What CPUs and devices tell.
+    fn signals(&self) -> &SignalReceiver;
+    /// What the guest prints on its serial console.
+    fn output(&self) -> &OutputReceiver;
+    /// Types on the serial console; returns how many bytes were taken. The rest is to be offered again when
+    /// [`input_drained`](Self::input_drained) fires.
+    fn input(&mut self, bytes: &[u8]) -> usize;
+    /// See [`input`](Self::input); to be read when it fired.
+    fn input_drained(&self) -> &EventFd;
+}
+
+/// A virtual machine. Its CPUs wait until [`Guest::resume`] is called first; dropping it ends them.
+pub struct Machine {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+    serial: Serial,
+    input_drained: EventFd,
+    power_button: EventFd,
+    signals: SignalReceiver,
+    output: OutputReceiver,
+}
+
+impl Machine {
+    fn start(parts: Parts) -> io::Result<Self> {
+        let gate = parts.context.gate.clone();
+        // From here on dropping the machine ends the threads that were begun.
+        let mut machine = Self {
+            gate,
+            threads: Vec::with_capacity(parts.vcpus.len()),
+            input_drained: parts.serial.drained()?,
+            serial: parts.serial,
+            power_button: parts.power_button,
+            signals: parts.signals,
+            output: parts.output,
+        };
+        for vcpu in parts.vcpus {
+            machine.threads.push(vcpu.start(parts.context.clone())?);
+            machine.gate.wait_entered(machine.threads.len());
+        }
+        Ok(machine)
+    }
+}
+
+/// What a machine is put together from.
+struct Parts {
+    context: Context,
+    vcpus: Vec<Vcpu>,
+    serial: Serial,
+    power_button: EventFd,
+    signals: SignalReceiver,
+    output: OutputReceiver,
+}
+
+impl Guest for Machine {
+    fn pause(&mut self) {
+        self.gate.set(Wanted::Pause);
+    }
+
+    fn resume(&mut self) {
+        self.gate.set(Wanted::Run);
+    }
+
+    fn press_power_button(&mut self) -> io::Result<()> {
+        self.power_button.write(1)
+    }
+
+    fn stop(&mut self) {
+        self.gate.set(Wanted::Stop);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("the thread of a virtual CPU panicked");
+            }
+        }
+    }
+
+    fn signals(&self) -> &SignalReceiver {
+        &self.signals
+    }
+
+    fn output(&self) -> &OutputReceiver {
+        &self.output
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> usize {
+        self.serial.enqueue(bytes)
+    }
+
+    fn input_drained(&self) -> &EventFd {
+        &self.input_drained
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
