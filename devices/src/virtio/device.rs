@@ -1,9 +1,6 @@
 //! The trait of a virtio device and what it gets when the driver is ready.
 
-use virtio_queue::Queue;
-use vmm_sys_util::eventfd::EventFd;
-
-use super::Interrupt;
+use super::{ActiveQueue, Interrupt};
 use crate::Memory;
 
 /// Device types of the specification.
@@ -46,18 +43,6 @@ pub trait VirtioDevice: Send {
     fn reset(&mut self);
 }
 
-/// One queue of an active device.
-pub struct ActiveQueue {
-    /// Its number.
-    pub index: u16,
-    /// The ring; validated against guest memory.
-    pub queue: Queue,
-    /// Written by the guest's notification.
-    pub kick: EventFd,
-    /// Raises the queue's vector.
-    pub interrupt: Interrupt,
-}
-
 /// What a device works with until its reset.
 pub struct Activation {
     /// Guest memory.
@@ -68,6 +53,14 @@ pub struct Activation {
     pub queues: Vec<ActiveQueue>,
     /// For configuration changes and for asking for a reset.
     pub interrupt: Interrupt,
+}
+
+impl Activation {
+    /// Takes the queue numbered `index` out.
+    pub fn take_queue(&mut self, index: u16) -> Result<ActiveQueue, ActivateError> {
+        let at = self.queues.iter().position(|queue| queue.index() == index);
+        at.map(|at| self.queues.remove(at)).ok_or(ActivateError::QueueMissing(index))
+    }
 }
 
 /// Why a device did not become active.
@@ -82,4 +75,11 @@ pub enum ActivateError {
     /// A system call failed.
     #[error("the device could not start: {0}")]
     Io(#[from] std::io::Error),
+}
+
+/// Copies the part of the configuration `space` at `offset` into `data`; bytes past its end stay as they are.
+pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(space.len());
+    let len = data.len().min(space.len() - start);
+    data[..len].copy_from_slice(&space[start..start + len]);
 }

@@ -1,12 +1,17 @@
 //! virtio 1.2, transport-neutral: the device trait, the status machine, rings; and the PCI transport.
 
-mod chain;
-mod device;
-mod interrupt;
+pub mod chain;
+pub(crate) mod device;
+pub mod interrupt;
+pub mod iovec;
 pub mod pci;
+mod queue;
 pub mod state;
 
-pub use device::{ActivateError, Activation, ActiveQueue, VirtioDevice, device_type};
-pub use interrupt::Interrupt;
+pub use chain::{Buffers, Chain, RingError, Segment};
+pub use device::{ActivateError, Activation, VirtioDevice, device_type};
+pub use interrupt::{Interrupt, InterruptLine};
+pub use iovec::IoVecs;
 pub use pci::{Kicks, VirtioPci};
+pub use queue::ActiveQueue;
 pub use state::VirtioState;

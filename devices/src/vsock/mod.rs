@@ -47,3 +47,5 @@ impl VirtioDevice for Vsock {
     }
     fn reset(&mut self) {}
 }
+
+pub(crate) const SYSCALLS: &[libc::c_long] = &[];

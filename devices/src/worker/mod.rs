@@ -1,7 +1,27 @@
 //! The thread on which a device runs its queues.
+//!
+//! A device's thread is made with the device and lives as long; between reset and activation it waits. So no thread
+//! is made on a vCPU's path (whose seccomp filter would have to allow it and would be inherited), and the device's
+//! descriptors never move between threads.
+
+mod poller;
+mod syscalls;
+#[cfg(test)]
+mod tests;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tracing::{error, warn};
+use vmm_sys_util::eventfd::EventFd;
+
+pub use poller::{Events, Poller};
+
+use crate::virtio::{ActivateError, Activation, Interrupt, RingError};
 
 /// What a thread is for; the machine confines each kind with its own filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,13 +36,6 @@ pub enum ThreadKind {
     Rng,
 }
 
-impl ThreadKind {
-    /// System calls (x86_64 numbers) a thread of this kind makes after its set-up, for a seccomp filter.
-    pub fn syscalls(self) -> &'static [libc::c_long] {
-        &[]
-    }
-}
-
 /// Called first thing on each new device thread, before it touches anything of the guest. An error stops the device
 /// from being made.
 pub type ThreadSetup = Arc<dyn Fn(ThreadKind) -> io::Result<()> + Send + Sync>;
@@ -30,4 +43,217 @@ pub type ThreadSetup = Arc<dyn Fn(ThreadKind) -> io::Result<()> + Send + Sync>;
 /// A set-up that does nothing.
 pub fn no_setup() -> ThreadSetup {
     Arc::new(|_| Ok(()))
+}
+
+/// What a device does on its thread. Calls come from that thread only:
+///
+/// ```text
+///   idle ──activate──▶ active ──(event | expired)*──▶ active ──deactivate──▶ idle
+/// ```
+///
+/// Nothing may wait; what takes long is bounded by a budget, so that a reset is heard of.
+pub trait Engine: Send + 'static {
+    /// The driver is ready: keep `activation`, and add what to wait for to `poller`, which is new. Tokens are the
+    /// engine's own, below [`TOKEN_LIMIT`].
+    fn activate(&mut self, activation: Activation, poller: &Poller) -> Result<(), ActivateError>;
+    /// `events` of `token` happened. An error makes the device ask for a reset; `deactivate` follows.
+    fn event(&mut self, token: u64, events: Events, poller: &Poller) -> Result<(), RingError>;
+    /// When to call [`expired`](Self::expired), if nothing happens before.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// The deadline is over.
+    fn expired(&mut self, poller: &Poller) -> Result<(), RingError> {
+        let _ = poller;
+        Ok(())
+    }
+    /// Let go of queues, guest memory and connections; the poller is gone already.
+    fn deactivate(&mut self);
+}
+
+/// Tokens of engines are below this.
+pub const TOKEN_LIMIT: u64 = u64::MAX;
+const WAKE: u64 = TOKEN_LIMIT;
+/// Device code is not recursive; the default of 8 MiB would only be address space, but much of it.
+const STACK_SIZE: usize = 256 << 10;
+
+enum Command {
+    Activate(Box<Activation>),
+    Reset(SyncSender<()>),
+}
+
+/// Handle of a device's thread. Dropping it ends the thread and waits for that.
+pub struct Worker {
+    commands: Option<Sender<Command>>,
+    wake: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread and waits until `setup` is through.
+    pub fn spawn(name: &str, kind: ThreadKind, engine: impl Engine, setup: &ThreadSetup) -> io::Result<Self> {
+        let (commands, receiver) = channel();
+        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let (mut thread, setup) = (Thread::new(name, engine, receiver, wake.try_clone()?)?, setup.clone());
+        let (ready, result) = sync_channel(1);
+        let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE).spawn(move || {
+            let outcome = setup(kind);
+            let go = outcome.is_ok();
+            if ready.send(outcome).is_ok() && go {
+                thread.run();
+            }
+        })?;
+        result.recv().unwrap_or_else(|_| Err(io::Error::other("the device's thread died in its set-up")))?;
+        Ok(Self { commands: Some(commands), wake, thread: Some(thread) })
+    }
+
+    fn send(&self, command: Command) -> bool {
+        let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok());
+        sent && self.wake.write(1).is_ok()
+    }
+
+    /// Hands the queues over. Failures of the engine show as NEEDS_RESET.
+    pub fn activate(&self, activation: Activation) -> Result<(), ActivateError> {
+        if self.send(Command::Activate(Box::new(activation))) { Ok(()) } else { Err(ActivateError::WorkerGone) }
+    }
+
+    /// Takes the queues back; returns when the thread let go of them.
+    pub fn reset(&self) {
+        let (done, wait) = sync_channel(1);
+        if self.send(Command::Reset(done)) {
+            // An error means that the thread is gone, and its queues with it.
+            let _ = wait.recv();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("a device's thread panicked");
+        }
+    }
+}
+
+/// What a wake-up brought.
+enum Heard {
+    Nothing,
+    Commands,
+    End,
+}
+
+struct Thread<E> {
+    name: String,
+    engine: E,
+    commands: Receiver<Command>,
+    wake: EventFd,
+    poller: Poller,
+    /// Some while active.
+    interrupt: Option<Interrupt>,
+}
+
+impl<E: Engine> Thread<E> {
+    fn new(name: &str, engine: E, commands: Receiver<Command>, wake: EventFd) -> io::Result<Self> {
+        let poller = Self::poller(&wake)?;
+        Ok(Self { name: name.to_owned(), engine, commands, wake, poller, interrupt: None })
+    }
+
+    fn poller(wake: &EventFd) -> io::Result<Poller> {
+        let poller = Poller::new()?;
+        poller.add(event_fd(wake), WAKE, Events::IN)?;
+        Ok(poller)
+    }
+
+    fn run(&mut self) {
+        let mut happened = Vec::new();
+        loop {
+            let deadline = self.interrupt.as_ref().and_then(|_| self.engine.deadline());
+            if let Err(error) = self.poller.wait(deadline, &mut happened) {
+                error!(device = self.name, %error, "the device's thread cannot wait for events; the device is dead");
+                self.stop();
+                return;
+            }
+            let woken = happened.iter().any(|(token, _)| *token == WAKE);
+            // Commands come first: after one of them the other events are stale.
+            let heard = if woken { self.obey() } else { Heard::Nothing };
+            match heard {
+                Heard::Nothing => {
+                    if let Err(error) = self.work(&happened, deadline) {
+                        self.broken(&error.to_string());
+                    }
+                }
+                Heard::Commands => {}
+                Heard::End => {
+                    self.stop();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, happened: &[(u64, Events)], deadline: Option<Instant>) -> Result<(), RingError> {
+        for (token, events) in happened.iter().filter(|(token, _)| *token != WAKE) {
+            self.engine.event(*token, *events, &self.poller)?;
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.engine.expired(&self.poller)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self) -> Heard {
+        let _ = self.wake.read();
+        let mut heard = Heard::Nothing;
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Activate(activation)) => self.activate(*activation),
+                Ok(Command::Reset(done)) => {
+                    self.stop();
+                    // The vCPU that waited may be gone with its machine.
+                    let _ = done.send(());
+                }
+                Err(TryRecvError::Empty) => return heard,
+                Err(TryRecvError::Disconnected) => return Heard::End,
+            }
+            heard = Heard::Commands;
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        self.stop();
+        self.interrupt = Some(activation.interrupt.clone());
+        if let Err(error) = self.engine.activate(activation, &self.poller) {
+            self.broken(&error.to_string());
+        }
+    }
+
+    fn broken(&mut self, error: &str) {
+        warn!(device = self.name, error, "device stopped; it asks the driver for a reset");
+        if let Some(interrupt) = self.interrupt.clone() {
+            self.stop();
+            interrupt.needs_reset();
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.interrupt.take().is_none() {
+            return;
+        }
+        match Self::poller(&self.wake) {
+            Ok(poller) => self.poller = poller,
+            // Events of the former activation then reach an idle engine, which ignores them.
+            Err(error) => warn!(device = self.name, %error, "no new poller"),
+        }
+        self.engine.deactivate();
+    }
+}
+
+/// The descriptor of an eventfd, borrowed.
+pub fn event_fd(fd: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the eventfd stays open as long as `fd` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }

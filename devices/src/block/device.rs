@@ -1,0 +1,49 @@
+//! The device.
+
+use std::io;
+
+use super::config::{BlockConfig, Geometry, QUEUE_SIZE};
+use super::engine::BlockEngine;
+use crate::virtio::device::read_space;
+use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
+use crate::worker::{ThreadKind, ThreadSetup, Worker};
+
+const QUEUES: &[u16] = &[QUEUE_SIZE];
+
+/// A virtio disk.
+pub struct Block {
+    geometry: Geometry,
+    worker: Worker,
+}
+
+impl Block {
+    /// Makes the disk and its (idle) thread.
+    pub fn new(mut config: BlockConfig, setup: &ThreadSetup) -> io::Result<Self> {
+        let geometry = Geometry::new(&mut config)?;
+        let engine = BlockEngine::new(config.file, geometry.clone());
+        let worker = Worker::spawn(&config.name, ThreadKind::Block, engine, setup)?;
+        Ok(Self { geometry, worker })
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> u32 {
+        device_type::BLOCK
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        QUEUES
+    }
+    fn features(&self) -> u64 {
+        self.geometry.features()
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_space(&self.geometry.space(), offset, data);
+    }
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.worker.activate(activation)
+    }
+    fn reset(&mut self) {
+        self.worker.reset();
+    }
+}
