@@ -1,0 +1,18 @@
+//! The container's view of the file system.
+//!
+//! In two steps. The monitor, as the host's root, lays out the trees that come from the host in a mount namespace
+//! of the host's making ([`stage`]). The container's first process takes a copy of that namespace: as the copy
+//! belongs to another user namespace, the kernel locks the flags `nodev` and `ro` on these mounts for good, which
+//! it does not do for a mount that is merely handed over. From the copy it builds its root ([`inside`]).
+
+pub(crate) mod inside;
+pub(crate) mod stage;
+mod target;
+
+/// Name of the root in the stage directory.
+const ROOT: &str = "root";
+
+/// Name of the mount number `index` in the stage directory.
+fn stage_name(index: usize) -> String {
+    format!("mount{index}")
+}
