@@ -30,16 +30,19 @@ const CONSOLE_TAIL: usize = 25;
 /// A running lab; ends with this value.
 struct Machine {
     qemu: Child,
+    /// The machine has the terminal.
+    terminal: bool,
     console: PathBuf,
     _slot: File,
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // SIGTERM, so that QEMU gives the terminal back as it found it. It is a child not waited for yet, so
-        // that its id is still its own.
+        // By SIGTERM QEMU gives the terminal back as it found it. It is a child not waited for yet, so its id is
+        // still its own.
+        let signal = if self.terminal { Signal::TERM } else { Signal::KILL };
         if let Some(pid) = Pid::from_raw(self.qemu.id() as i32) {
-            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, signal);
         }
         let _ = self.qemu.wait();
     }
@@ -84,6 +87,8 @@ pub fn run(directory: &Path, files: &Files, options: &Options, script: &str) -> 
     let mut status = None;
     loop {
         if let (Some(status), 0) = (status, undrained) {
+            // Of no use when nothing went wrong with the machine itself.
+            let _ = fs::remove_file(&machine.console);
             return Ok(status);
         }
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -178,7 +183,7 @@ fn boot(directory: &Path, files: &Files, options: &Options, slot: File, ports: [
         });
     }
     let qemu = qemu.spawn().context("cannot start qemu-system-x86_64")?;
-    Ok(Machine { qemu, console, _slot: slot })
+    Ok(Machine { qemu, terminal: options.shell, console, _slot: slot })
 }
 
 fn inherit(fd: RawFd) -> io::Result<()> {

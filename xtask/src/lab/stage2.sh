@@ -7,9 +7,9 @@ done
 release=$($bb uname -r)
 $bb mkdir -p "/lib/modules/$release"
 $bb mount --bind "$LAB_modules/$release" "/lib/modules/$release"
-/sbin/modprobe -a $($bb cat /run/lab/modules 2>/dev/null) virtio_console virtio_blk virtio_rng ext4 kvm-amd tun bridge \
-    veth vxlan macvlan dummy nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_reject nft_compat nf_conntrack \
-    br_netfilter squashfs erofs loop fuse overlay vsock vhost_vsock vhost_net xfs btrfs || $bb echo "lab: modules are missing"
+# Only what nothing else loads: file systems, links and netfilter modules are loaded by the kernel when they are asked for.
+/sbin/modprobe -a virtio_console virtio_blk || $bb echo "lab: modules are missing"
+/sbin/modprobe -a kvm-amd tun loop fuse vsock virtio_rng & modules=$!
 
 $bb mkdir -p /dev/pts /dev/shm
 $bb mount -t devpts -o mode=620,ptmxmode=666,gid=5 devpts /dev/pts
@@ -29,6 +29,7 @@ $bb mkdir -p /scratch /run/lock
 $bb mount -t ext4 /dev/vda /scratch
 $bb chmod 1777 /scratch
 
+wait $modules || $bb echo "lab: modules are missing"
 control=$($bb echo /dev/vport*p1)
 exec 3<>"$control"
 $bb echo "ready $($bb cut -d' ' -f1 /proc/uptime)" >&3
