@@ -149,9 +149,9 @@ impl Root {
         let tree = open_tree(&self.0, FILE, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
             .context("take the boot id")?;
         crate::sys::mount_setattr(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, None, false).context("protect the boot id")?;
-        rustix::fs::unlinkat(&self.0, FILE, rustix::fs::AtFlags::empty()).context("hide the boot id")?;
         let at = target::open(&self.0, "proc/sys/kernel/random/boot_id").context("find the boot id")?;
-        attach_to(&tree, &at).context("mount the boot id")
+        attach_to(&tree, &at).context("mount the boot id")?;
+        rustix::fs::unlinkat(&self.0, FILE, rustix::fs::AtFlags::empty()).context("hide the boot id")
     }
 
     fn extra_mounts(&self, spec: &ContainerSpec) -> Result<()> {
