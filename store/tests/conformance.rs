@@ -284,7 +284,10 @@ async fn txn_of(model: &MemStore, conds: &[(u8, u8, u8)], writes: &BTreeMap<u8, 
 async fn history(store: &dyn Store, upto: Rev) -> Vec<WatchItem> {
     let mut watch = store.watch(&Key::root(), 0).await.unwrap();
     let mut items = Vec::new();
-    while upto > 0 {
+    if upto == 0 {
+        return items;
+    }
+    loop {
         let item = next(&mut watch).await.unwrap();
         let end = match &item {
             WatchItem::Batch { rev, .. } => *rev >= upto,
