@@ -6,6 +6,7 @@
 //! All objects accept missing fields and Go's `null` for empty lists and maps.
 
 pub mod certificates;
+pub mod client;
 pub mod envelope;
 pub mod events;
 pub mod exec;
@@ -23,6 +24,7 @@ pub mod storage;
 pub mod time;
 pub mod warnings;
 
+pub use client::{Client, Endpoint, Error};
 pub use envelope::{Response, ResponseType, StatusCode};
 pub use time::Time;
 
