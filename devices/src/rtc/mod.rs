@@ -65,7 +65,7 @@ impl Rtc {
             CENTURY => (now.year / 100) as u8,
             _ => return 0,
         };
-        value / 10 << 4 | value % 10
+        ((value / 10) << 4) | (value % 10)
     }
 }
 

@@ -1,0 +1,115 @@
+//! The card on its thread: which events lead to which direction.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::warn;
+
+use super::config::largest_received;
+use super::receive::Receiver;
+use super::tap::Link;
+use super::transmit::Transmitter;
+use crate::Memory;
+use crate::virtio::{ActivateError, Activation, Interrupt, RingError};
+use crate::worker::{Engine, Events, Poller, event_fd};
+
+const RECEIVE_KICK: u64 = 0;
+const TRANSMIT_KICK: u64 = 1;
+const TAP: u64 = 2;
+
+struct Active {
+    memory: Memory,
+    interrupt: Interrupt,
+    receiver: Receiver,
+    transmitter: Transmitter,
+    /// What the tap is polled for.
+    interest: Events,
+}
+
+/// The card.
+pub struct NetEngine<L> {
+    link: L,
+    mtu: u16,
+    link_up: Arc<AtomicBool>,
+    active: Option<Active>,
+}
+
+impl<L: Link> NetEngine<L> {
+    /// Idle.
+    pub fn new(link: L, mtu: u16, link_up: Arc<AtomicBool>) -> Self {
+        Self { link, mtu, link_up, active: None }
+    }
+
+    /// Polls the tap for what can be used: frames while the guest has buffers, room while it has frames to send.
+    fn update_interest(&mut self, poller: &Poller) -> Result<(), RingError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let mut wanted = Events::empty();
+        wanted.set(Events::IN, !active.receiver.starved());
+        wanted.set(Events::OUT, active.transmitter.blocked());
+        if wanted != active.interest && self.link_up.load(Ordering::Acquire) {
+            poller.modify(&self.link, TAP, wanted)?;
+            active.interest = wanted;
+        }
+        Ok(())
+    }
+
+    /// The tap is gone: somebody removed the host's interface. The guest sees an unplugged cable.
+    fn unplugged(&mut self, poller: &Poller) -> Result<(), RingError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        warn!("the host's network interface of the guest was removed; restart the instance to get a new one");
+        poller.remove(&self.link)?;
+        self.link_up.store(false, Ordering::Release);
+        active.interrupt.config_changed();
+        Ok(())
+    }
+}
+
+impl<L: Link> Engine for NetEngine<L> {
+    fn activate(&mut self, mut activation: Activation, poller: &Poller) -> Result<(), ActivateError> {
+        let receive = activation.take_queue(0)?;
+        let transmit = activation.take_queue(1)?;
+        self.link.set_features(activation.features)?;
+        poller.add(event_fd(receive.kick()), RECEIVE_KICK, Events::IN)?;
+        poller.add(event_fd(transmit.kick()), TRANSMIT_KICK, Events::IN)?;
+        let interest = Events::IN;
+        poller.add(&self.link, TAP, interest)?;
+        self.link_up.store(true, Ordering::Release);
+        let largest = largest_received(activation.features, self.mtu);
+        self.active = Some(Active {
+            memory: activation.memory,
+            interrupt: activation.interrupt,
+            receiver: Receiver::new(receive, activation.features, largest),
+            transmitter: Transmitter::new(transmit),
+            interest,
+        });
+        Ok(())
+    }
+
+    fn event(&mut self, token: u64, events: Events, poller: &Poller) -> Result<(), RingError> {
+        let Some(Active { memory, receiver, transmitter, .. }) = &mut self.active else { return Ok(()) };
+        match token {
+            RECEIVE_KICK => {
+                receiver.clear_kick();
+                receiver.run(memory, &self.link)?;
+            }
+            TRANSMIT_KICK => {
+                transmitter.clear_kick();
+                transmitter.run(memory, &self.link)?;
+            }
+            _ if events.intersects(Events::ERR | Events::HUP) => return self.unplugged(poller),
+            _ => {
+                if events.contains(Events::IN) {
+                    receiver.run(memory, &self.link)?;
+                }
+                if events.contains(Events::OUT) {
+                    transmitter.run(memory, &self.link)?;
+                }
+            }
+        }
+        self.update_interest(poller)
+    }
+
+    fn deactivate(&mut self) {
+        self.active = None;
+    }
+}

@@ -1,0 +1,80 @@
+//! Frames from the guest to the tap.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use tracing::debug;
+
+use super::config::{HEADER, MAX_FRAME};
+use crate::Memory;
+use crate::virtio::{ActiveQueue, Chain, IoVecs, RingError};
+
+/// Frames sent before the loop looks at other events.
+const BUDGET: usize = 128;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// The transmit queue.
+pub struct Transmitter {
+    queue: ActiveQueue,
+    chain: Chain,
+    blocked: bool,
+}
+
+impl Transmitter {
+    /// Nothing sent yet.
+    pub fn new(queue: ActiveQueue) -> Self {
+        Self { queue, chain: Chain::default(), blocked: false }
+    }
+
+    /// Whether a frame waits for room in the tap.
+    pub fn blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Takes note of the driver's notification.
+    pub fn clear_kick(&self) {
+        self.queue.clear_kick();
+    }
+
+    /// Sends what the guest has.
+    pub fn run(&mut self, memory: &Memory, link: &impl AsFd) -> Result<(), RingError> {
+        self.blocked = false;
+        self.queue.disable_kicks(memory)?;
+        for _ in 0..BUDGET {
+            if !self.queue.pop(memory, &mut self.chain)? {
+                if self.queue.enable_kicks(memory)? {
+                    self.queue.disable_kicks(memory)?;
+                    continue;
+                }
+                return self.queue.notify(memory);
+            }
+            if !self.send(memory, link)? {
+                self.queue.undo_pop();
+                self.blocked = true;
+                return self.queue.notify(memory);
+            }
+            self.queue.push(memory, self.chain.head, 0)?;
+        }
+        self.queue.kick_again();
+        self.queue.notify(memory)
+    }
+
+    /// Sends the frame of the current chain; false if the tap has no room. What cannot be a frame is dropped, as a
+    /// card would.
+    fn send(&self, memory: &Memory, link: &impl AsFd) -> Result<bool, RingError> {
+        let len = self.chain.readable.len();
+        if !(HEADER + ETHERNET..=MAX_FRAME).contains(&len) {
+            debug!(len, "frame of the guest has an impossible length; dropped");
+            return Ok(true);
+        }
+        let vecs = IoVecs::new(memory, self.chain.readable.range(0, len))?;
+        match vecs.write_to(link) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // A header the kernel refuses, or an interface that is down.
+            Err(error) => debug!(len, %error, "frame of the guest was not taken; dropped"),
+            Ok(_) => {}
+        }
+        Ok(true)
+    }
+}
