@@ -1,6 +1,6 @@
 //! The virtual machine monitor's process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,10 +30,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match Arguments::parse().command {
-        Command::Run { run_dir } => {
-            let _ = run_dir;
-            ExitCode::FAILURE
-        }
+        Command::Run { run_dir } => run(&run_dir),
         Command::Probe => probe(),
     }
 }
@@ -48,4 +45,14 @@ fn probe() -> ExitCode {
         }
     }
     if report.usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(run_dir: &Path) -> ExitCode {
+    match berth_vmm::process::run(run_dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth-vmm: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::kvm::{Gate, Wanted};
 
 pub use build::{BuildError, Disk, Nic, Plan, build};
 pub use output::{OutputReceiver, OutputSender};
-pub use signal::{GuestSignal, SignalReceiver, SignalSender, signals};
+pub use signal::{GuestSignal, SignalReceiver, SignalSender, borrow, signals};
 
 /// What the owner of a guest can do; implemented by [`Machine`] and, in tests, by something simpler.
 pub trait Guest {

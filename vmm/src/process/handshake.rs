@@ -1,0 +1,150 @@
+//! The supervisor's half of the handshake, and the plan of a machine from its specification.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+use berth_devices::vsock::VsockConfig;
+use berth_supervisor::handshake::{FdIndex, PROTOCOL_VERSION, Proceed, Progress, Start};
+use berth_supervisor::transport::Endpoint;
+use rustix::event::{PollFd, PollFlags};
+
+use super::ProcessError;
+use super::agent::bind_fresh;
+use super::termination::Termination;
+use crate::machine::{Disk, Nic, Plan};
+use crate::spec::VmSpec;
+
+/// Name of the socket through which host programs reach the guest, in the run directory.
+pub const VSOCK_SOCKET: &str = "vsock";
+
+/// Waits for the daemon's first message.
+pub fn receive_start(endpoint: &Endpoint) -> Result<(VmSpec, Descriptors), ProcessError> {
+    let received = endpoint.recv::<serde_json::Value>().map_err(|error| ProcessError::Handshake(error.to_string()))?;
+    let Some((message, fds)) = received else { return Err(ProcessError::CalledOff) };
+    // The version is looked at before the rest, whose shape depends on it.
+    let theirs = message.get("protocol").and_then(serde_json::Value::as_u64);
+    if theirs != Some(u64::from(PROTOCOL_VERSION)) {
+        let theirs = theirs.map_or_else(|| "none".to_owned(), |version| version.to_string());
+        return Err(ProcessError::Handshake(format!(
+            "the daemon speaks protocol version {theirs}, berth-vmm {PROTOCOL_VERSION}"
+        )));
+    }
+    let start: Start<VmSpec> =
+        serde_json::from_value(message).map_err(|error| ProcessError::Handshake(error.to_string()))?;
+    Ok((start.spec, Descriptors(fds.into_iter().map(Some).collect())))
+}
+
+/// Reports.
+pub fn send(endpoint: &Endpoint, progress: &Progress) -> Result<(), ProcessError> {
+    match endpoint.send(progress, &[]) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Err(ProcessError::CalledOff)
+        }
+        other => other.map_err(|error| ProcessError::Handshake(error.to_string())),
+    }
+}
+
+/// Waits for the daemon's leave, or for its end, or for a signal.
+pub fn receive_proceed(endpoint: &Endpoint, termination: &Termination) -> Result<(), ProcessError> {
+    let mut watched = [PollFd::new(endpoint, PollFlags::IN), PollFd::new(termination, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut watched, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(ProcessError::Handshake(error.to_string())),
+            Ok(_) => break,
+        }
+    }
+    if !watched[1].revents().is_empty() {
+        return Err(ProcessError::CalledOff);
+    }
+    match endpoint.recv::<Proceed>() {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(ProcessError::CalledOff),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ProcessError::CalledOff),
+        Err(error) => Err(ProcessError::Handshake(error.to_string())),
+    }
+}
+
+/// The descriptors that came with the specification, each to be taken once.
+pub struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn take(&mut self, index: FdIndex, what: &str) -> Result<OwnedFd, ProcessError> {
+        self.0.get_mut(index.0 as usize).and_then(Option::take).ok_or_else(|| {
+            ProcessError::Handshake(format!("the descriptor of {what} ({}) is missing or used twice", index.0))
+        })
+    }
+}
+
+/// Makes the socket through which host programs reach the guest.
+pub fn vsock(spec: &VmSpec) -> io::Result<Option<VsockConfig>> {
+    let Some(cid) = spec.vsock_cid else { return Ok(None) };
+    let listener: UnixListener = bind_fresh(VSOCK_SOCKET)?;
+    Ok(Some(VsockConfig { cid, listener, path: VSOCK_SOCKET.into() }))
+}
+
+/// Resolves the specification's descriptors.
+pub fn plan(spec: &VmSpec, mut fds: Descriptors, vsock: Option<VsockConfig>) -> Result<Plan, ProcessError> {
+    let kernel = File::from(fds.take(spec.kernel, "the kernel")?);
+    let initrds = spec
+        .initrds
+        .iter()
+        .map(|index| Ok(File::from(fds.take(*index, "an initrd")?)))
+        .collect::<Result<_, ProcessError>>()?;
+    let disks = spec
+        .disks
+        .iter()
+        .map(|disk| {
+            let file = File::from(fds.take(disk.file, &format!("disk {}", disk.id))?);
+            Ok(Disk { file, readonly: disk.readonly, id: disk.id.clone() })
+        })
+        .collect::<Result<_, ProcessError>>()?;
+    let nics = spec
+        .nics
+        .iter()
+        .map(|nic| Ok(Nic { tap: fds.take(nic.tap, "a network device")?, hwaddr: nic.hwaddr, mtu: nic.mtu }))
+        .collect::<Result<_, ProcessError>>()?;
+    let cmdline = spec.cmdline.clone();
+    Ok(Plan { vcpus: spec.vcpus, memory: spec.memory, kernel, initrds, cmdline, disks, nics, vsock })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::sample;
+    use std::os::fd::AsFd;
+
+    fn send_start(protocol: u32) -> Result<(VmSpec, Descriptors), ProcessError> {
+        let (daemon, supervisor) = Endpoint::pair().unwrap();
+        let (file, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        daemon.send(&Start { protocol, spec: sample() }, &[file.as_fd(), other.as_fd()]).unwrap();
+        receive_start(&supervisor)
+    }
+
+    #[test]
+    fn descriptors_find_their_place_once() {
+        let (spec, fds) = send_start(PROTOCOL_VERSION).unwrap();
+        assert_eq!(spec, sample());
+        let plan = plan(&spec, fds, None).unwrap();
+        assert_eq!((plan.initrds.len(), plan.vcpus), (1, 2));
+        let (spec, fds) = send_start(PROTOCOL_VERSION).unwrap();
+        let twice = VmSpec { initrds: vec![spec.kernel], ..spec.clone() };
+        assert!(matches!(super::plan(&twice, fds, None), Err(ProcessError::Handshake(_))));
+    }
+
+    #[test]
+    fn another_protocol_is_refused_by_name() {
+        let Err(error) = send_start(PROTOCOL_VERSION + 1) else { panic!("taken") };
+        assert!(error.to_string().contains("protocol version"), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_goes_away_calls_the_start_off() {
+        let (daemon, supervisor) = Endpoint::pair().unwrap();
+        drop(daemon);
+        assert!(matches!(receive_start(&supervisor), Err(ProcessError::CalledOff)));
+        assert!(matches!(send(&supervisor, &Progress::Running), Err(ProcessError::CalledOff)));
+    }
+}

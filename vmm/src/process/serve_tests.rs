@@ -1,0 +1,217 @@
+use super::*;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use berth_guest::protocol::ExecSpec;
+use berth_supervisor::transport::Endpoint;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::machine::output::output;
+use crate::machine::{OutputReceiver, OutputSender, SignalReceiver, SignalSender, signals};
+
+/// A machine that only notes what is done with it.
+struct Fake {
+    calls: mpsc::Sender<String>,
+    signals: SignalReceiver,
+    output: OutputReceiver,
+    drained: EventFd,
+    /// Bytes the port takes at a time.
+    room: usize,
+}
+
+impl Fake {
+    fn note(&self, call: &str) {
+        self.calls.send(call.to_owned()).unwrap();
+    }
+}
+
+impl Guest for Fake {
+    fn pause(&mut self) {
+        self.note("pause");
+    }
+    fn resume(&mut self) {
+        self.note("resume");
+    }
+    fn press_power_button(&mut self) -> std::io::Result<()> {
+        self.note("button");
+        Ok(())
+    }
+    fn stop(&mut self) {
+        self.note("stop");
+    }
+    fn signals(&self) -> &SignalReceiver {
+        &self.signals
+    }
+    fn output(&self) -> &OutputReceiver {
+        &self.output
+    }
+    fn input(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room);
+        if taken > 0 {
+            self.note(&format!("typed {}", String::from_utf8_lossy(&bytes[..taken])));
+        }
+        if taken < bytes.len() {
+            self.drained.write(1).unwrap();
+        }
+        taken
+    }
+    fn input_drained(&self) -> &EventFd {
+        &self.drained
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    calls: mpsc::Receiver<String>,
+    signals: SignalSender,
+    output: OutputSender,
+    thread: JoinHandle<Exit>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (calls_sender, calls) = mpsc::channel();
+        let (signal_sender, signals) = signals().unwrap();
+        let (output_sender, output) = output().unwrap();
+        let drained = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let fake = Fake { calls: calls_sender, signals, output, drained, room: 3 };
+        let console = Console::new(&dir.path().join("console.log")).unwrap();
+        let listener = Listener::bind(&dir.path().join("control")).unwrap();
+        let thread = std::thread::spawn(move || {
+            let termination = Termination::new().unwrap();
+            let mut supervisor = Supervisor::new(fake, console, listener, None, termination);
+            let exit = supervisor.serve();
+            supervisor.end().broadcast(&Event::Exited(exit.clone()));
+            exit
+        });
+        Self { dir, calls, signals: signal_sender, output: output_sender, thread }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+
+    /// Sends a request and keeps the connection.
+    fn open(&self, request: &Request) -> (Endpoint, Reply, Vec<std::os::fd::OwnedFd>) {
+        let endpoint = Endpoint::connect(&self.path()).unwrap();
+        endpoint.send(request, &[]).unwrap();
+        let (reply, fds) = endpoint.recv().unwrap().unwrap();
+        (endpoint, reply, fds)
+    }
+
+    fn ask(&self, request: &Request) -> Reply {
+        self.open(request).1
+    }
+
+    fn end(self) -> Exit {
+        self.ask(&Request::Kill);
+        self.thread.join().unwrap()
+    }
+}
+
+fn event(endpoint: &Endpoint) -> Event {
+    match endpoint.recv::<Reply>().unwrap().unwrap().0 {
+        Reply::Event(event) => event,
+        other => panic!("{other:?} is no event"),
+    }
+}
+
+#[test]
+fn requests_are_served_and_told_to_subscribers() {
+    let bench = Bench::new();
+    let (subscriber, first, _) = bench.open(&Request::Subscribe);
+    assert!(matches!(first, Reply::Status(Status { state: RunState::Running, .. })));
+    assert_eq!(bench.ask(&Request::Pause), Reply::Done);
+    assert_eq!(event(&subscriber), Event::State(RunState::Paused));
+    assert_eq!(bench.ask(&Request::Pause), Reply::Done);
+    assert!(matches!(bench.ask(&Request::Status), Reply::Status(Status { state: RunState::Paused, .. })));
+    assert!(matches!(bench.ask(&Request::Shutdown), Reply::Refused { .. }));
+    assert_eq!(bench.ask(&Request::Resume), Reply::Done);
+    assert_eq!(event(&subscriber), Event::State(RunState::Running));
+    assert_eq!(bench.ask(&Request::Shutdown), Reply::Done);
+    for request in [Request::Files, Request::Stats, Request::Exec(exec())] {
+        let reply = bench.ask(&request);
+        assert!(matches!(reply, Reply::Refused { kind: RefusalKind::NotSupported, .. }), "{reply:?}");
+    }
+    let calls: Vec<_> = bench.calls.try_iter().collect();
+    assert_eq!(calls, ["pause", "resume", "button"]);
+    assert_eq!(bench.ask(&Request::Kill), Reply::Done);
+    assert!(matches!(event(&subscriber), Event::Exited(Exit { reason: ExitReason::Killed, .. })));
+    assert_eq!(bench.thread.join().unwrap().reason, ExitReason::Killed);
+    assert_eq!(bench.calls.recv().unwrap(), "stop");
+}
+
+fn exec() -> ExecSpec {
+    ExecSpec { command: vec!["true".into()], env: Default::default(), cwd: None, uid: 0, gid: 0, terminal: None }
+}
+
+#[test]
+fn the_console_goes_both_ways_and_belongs_to_one() {
+    let mut bench = Bench::new();
+    bench.output.write_all(b"hello ").unwrap();
+    let (session, reply, fds) = bench.open(&Request::Console { force: false });
+    assert_eq!(reply, Reply::Console);
+    let mut stream = UnixStream::from(fds.into_iter().next().unwrap());
+    bench.output.write_all(b"world").unwrap();
+    let mut text = [0; 11];
+    stream.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"hello world");
+    stream.write_all(b"abcdefg").unwrap();
+    let typed: Vec<_> = (0..3).map(|_| bench.calls.recv().unwrap()).collect();
+    assert_eq!(typed, ["typed abc", "typed def", "typed g"]);
+    let refused = bench.ask(&Request::Console { force: false });
+    assert!(matches!(refused, Reply::Refused { kind: RefusalKind::Busy, .. }));
+    let (second, reply, _fds) = bench.open(&Request::Console { force: true });
+    assert_eq!(reply, Reply::Console);
+    assert!(session.recv::<Reply>().unwrap().is_none(), "the first session is closed");
+    assert_eq!(stream.read(&mut text).unwrap(), 0);
+    drop(second);
+    // The end of the session detaches; its turn comes before the next connection's.
+    let (_, reply, _) = bench.open(&Request::Console { force: true });
+    assert_eq!(reply, Reply::Console);
+    bench.end();
+}
+
+#[test]
+fn a_panic_is_told_and_is_the_reason_of_a_reset() {
+    let mut bench = Bench::new();
+    let (subscriber, ..) = bench.open(&Request::Subscribe);
+    bench.output.write_all(b"[1.0] Kernel panic - not syncing: oh\r\n").unwrap();
+    assert_eq!(event(&subscriber), Event::Panic("Kernel panic - not syncing: oh".into()));
+    let Reply::Status(status) = bench.ask(&Request::Status) else { panic!() };
+    assert_eq!(status.panic.as_deref(), Some("Kernel panic - not syncing: oh"));
+    bench.signals.send(GuestSignal::Reset);
+    let exit = bench.thread.join().unwrap();
+    assert_eq!(exit.reason, ExitReason::Panic);
+    assert!(exit.message.contains("oh"));
+}
+
+#[test]
+fn the_guest_ends_itself_in_its_own_way() {
+    for (signal, reason) in [
+        (GuestSignal::PowerOff, ExitReason::Shutdown),
+        (GuestSignal::Reset, ExitReason::Reboot),
+        (GuestSignal::Failed("broken".into()), ExitReason::Error),
+    ] {
+        let bench = Bench::new();
+        bench.signals.send(signal);
+        assert_eq!(bench.thread.join().unwrap().reason, reason);
+    }
+}
+
+#[test]
+fn nonsense_is_answered_and_silence_is_harmless() {
+    let bench = Bench::new();
+    let silent = Endpoint::connect(&bench.path()).unwrap();
+    let endpoint = Endpoint::connect(&bench.path()).unwrap();
+    endpoint.send(&"nonsense", &[]).unwrap();
+    let (reply, _) = endpoint.recv::<Reply>().unwrap().unwrap();
+    assert!(matches!(reply, Reply::Refused { .. }));
+    drop(silent);
+    assert_eq!(bench.end().reason, ExitReason::Killed);
+}
