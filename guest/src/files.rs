@@ -205,13 +205,16 @@ fn open_for_writing(root: &Root, path: &str, mode: WriteMode, ownership: Ownersh
         Err(e) => return Err(e).context("open", path),
     };
     let mut flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    // A mode without `CREATE` is an error to the kernel.
+    let mut create_mode = 0;
     if !exists {
         flags |= OFlags::CREATE;
+        create_mode = 0o600;
     }
     if mode == WriteMode::Append {
         flags |= OFlags::APPEND;
     }
-    let opened = root.open_at(path, flags, 0o600).context("open", path)?;
+    let opened = root.open_at(path, flags, create_mode).context("open", path)?;
     let stat = rustix::fs::fstat(&opened).context("stat", path)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(not_regular(path, "write"));
