@@ -1,1 +1,95 @@
-fn main(){}
+//! `berth-image`: the helper that does with images what the daemon must not do itself. It has one thread, confines
+//! itself, and writes progress and result as JSON lines to its standard output.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use berth_images::jobs::{self, Limits};
+use berth_images::wire;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Tell what kind of image the files are.
+    Inspect {
+        #[arg(long)]
+        metadata: PathBuf,
+        #[arg(long)]
+        rootfs: Option<PathBuf>,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Unpack an image for a container.
+    Unpack {
+        #[arg(long)]
+        metadata: PathBuf,
+        #[arg(long)]
+        rootfs: Option<PathBuf>,
+        #[arg(long)]
+        dest: PathBuf,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Make a disk image of a root file system and its layer.
+    Disk {
+        #[arg(long)]
+        metadata: PathBuf,
+        #[arg(long)]
+        rootfs: Option<PathBuf>,
+        #[arg(long)]
+        work: PathBuf,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Make a raw disk image of a qcow2 file.
+    Convert {
+        #[arg(long)]
+        source: PathBuf,
+        #[arg(long)]
+        work: PathBuf,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Grow the file system on a disk image to the size of the file.
+    Grow {
+        #[arg(long)]
+        disk: PathBuf,
+    },
+    /// Read kernel and initial RAM disk from the disk on standard input.
+    Boot {
+        #[arg(long)]
+        cache: PathBuf,
+    },
+    /// Build an image from a distribution's packages.
+    Build(jobs::build::Request),
+    /// Called by the build inside the new system's mounts.
+    #[command(hide = true)]
+    BuildHook {
+        root: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().job {
+        Job::Inspect { metadata, rootfs, limits } => jobs::inspect::run(&metadata, rootfs.as_deref(), limits),
+        Job::Unpack { metadata, rootfs, dest, limits } => jobs::unpack::run(&metadata, rootfs.as_deref(), &dest, limits),
+        Job::Disk { metadata, rootfs, work, limits } => jobs::disk::make(&metadata, rootfs.as_deref(), &work, limits),
+        Job::Convert { source, work, limits } => jobs::disk::convert(&source, &work, limits),
+        Job::Grow { disk } => jobs::disk::grow(&disk),
+        Job::Boot { cache } => jobs::boot::run(&cache),
+        Job::Build(request) => jobs::build::run(&request),
+        Job::BuildHook { root } => jobs::build::hook(&root),
+    };
+    let code = outcome.unwrap_or_else(|failure| {
+        wire::fail(&failure);
+        1
+    });
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -55,6 +55,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Ends the job and everything it started.
+    pub fn kill(&self) {
+        sys::kill(self.pid);
+    }
+
     /// Waits for the job's end.
     pub fn wait(self) -> io::Result<i32> {
         sys::wait(self.pid)

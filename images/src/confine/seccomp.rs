@@ -56,7 +56,6 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_sethostname,
     libc::SYS_setns,
     libc::SYS_socket,
-    libc::SYS_socketpair,
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,

@@ -49,6 +49,12 @@ pub fn wait(pid: i32) -> io::Result<i32> {
     if libc::WIFSIGNALED(status) { Ok(128 + libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) }
 }
 
+/// Sends SIGKILL to child `pid`, which must not have been waited for.
+pub fn kill(pid: i32) {
+    // SAFETY: integer arguments; the child is not reaped yet, so its id cannot be somebody else's.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
 /// Ends the process at once, without running destructors of what the parent owns.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
@@ -82,12 +88,6 @@ pub fn set_limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<
 pub fn space(dir: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstatvfs(dir)?;
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
-}
-
-/// Makes SIGALRM (whose default action ends the process) arrive after `seconds` of wall time.
-pub fn alarm(seconds: u32) {
-    // SAFETY: no preconditions.
-    unsafe { libc::alarm(seconds) };
 }
 
 /// Drops every capability except those in `keep` from all sets, for this process and what it executes.

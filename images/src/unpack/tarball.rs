@@ -123,6 +123,16 @@ impl<R: Read> Member<'_, R> {
         Ok(content)
     }
 
+    /// Writes its content to `out`.
+    pub fn copy_to(&mut self, out: &mut impl io::Write) -> JobResult<()> {
+        let size = self.size();
+        match io::copy(&mut self.inner, out) {
+            Ok(count) if count == size => Ok(()),
+            Ok(_) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(Failure::from_io(format!("unpack \"{}\"", self.shown()))(e)),
+        }
+    }
+
     fn attributes(&self) -> JobResult<Attributes> {
         let header = self.inner.header();
         let records = &self.extended.records;
