@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
     net::UnixListener,
-    sync::{broadcast, mpsc},
+    sync::{Notify, mpsc},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -43,7 +43,12 @@ struct Fake {
 struct State {
     connections: AtomicUsize,
     requests: Mutex<Vec<String>>,
-    events: broadcast::Sender<String>,
+    /// What came in on standard input; `None` is its end.
+    typed: mpsc::UnboundedSender<Option<Bytes>>,
+    /// Standard output takes it.
+    echoed: Mutex<Option<mpsc::UnboundedReceiver<Option<Bytes>>>>,
+    /// The operation has ended.
+    ended: Notify,
     signals: mpsc::Sender<Value>,
     close_after_answer: bool,
 }
@@ -61,10 +66,13 @@ impl Fake {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("unix.socket")).unwrap();
         let (signals, received) = mpsc::channel(8);
+        let (typed, echoed) = mpsc::unbounded_channel();
         let state = Arc::new(State {
             connections: AtomicUsize::new(0),
             requests: Mutex::default(),
-            events: broadcast::channel(16).0,
+            typed,
+            echoed: Mutex::new(Some(echoed)),
+            ended: Notify::new(),
             signals,
             close_after_answer,
         });
@@ -135,9 +143,7 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Rep
         }
         ("POST", "/1.0/instances/c1/console") => background(json!({"fds":{"0":"k0","control":"kc"}})),
         ("GET", "/1.0/operations/op1/wait") => {
-            // Wait for the test's events to be seen first.
-            let mut events = state.events.subscribe();
-            while events.recv().await.is_ok_and(|text| text != "end") {}
+            state.ended.notified().await;
             reply(200, &Response::sync(operation(StatusCode::SUCCESS, json!({"return": 7}))))
         }
         ("GET", "/1.0/broken") => http::Response::builder().status(502).body(Full::from("bad gateway\n")).unwrap(),
@@ -180,27 +186,24 @@ async fn serve_socket(state: Arc<State>, path: &str, query: &str, mut socket: So
         return socket.send(Message::text(event.to_string())).await.ok();
     }
     match query.rsplit('=').next()? {
-        // Standard input comes back on standard output by way of the events channel.
+        // Standard input comes back on standard output.
         "s0" => {
             while let Some(Ok(message)) = socket.next().await {
-                let data = match message {
-                    Message::Text(text) if text.is_empty() => "eof".to_owned(),
-                    Message::Binary(data) => String::from_utf8_lossy(&data).into_owned(),
-                    _ => continue,
+                let _ = match message {
+                    Message::Text(text) if text.is_empty() => state.typed.send(None),
+                    Message::Binary(data) => state.typed.send(Some(data)),
+                    _ => Ok(()),
                 };
-                let _ = state.events.send(data);
             }
         }
         "s1" => {
-            let mut input = state.events.subscribe();
+            let mut input = state.echoed.lock().unwrap().take()?;
             socket.send(Message::binary("out:")).await.ok()?;
-            while let Ok(data) = input.recv().await {
-                if data == "eof" {
-                    break;
-                }
-                socket.send(Message::binary(data.into_bytes())).await.ok()?;
+            while let Some(Some(data)) = input.recv().await {
+                socket.send(Message::Binary(data)).await.ok()?;
             }
             socket.send(Message::text("")).await.ok()?;
+            state.ended.notify_one();
         }
         "s2" => {
             socket.send(Message::binary("err")).await.ok()?;
@@ -320,22 +323,12 @@ async fn exec_connects_all_streams() {
     let session = client.exec("c1", &request).await.unwrap();
     let (control, controls) = mpsc::channel(1);
     control.send(InstanceExecControl::signal(15)).await.unwrap();
-    let events = fake.state.events.clone();
-    let end = tokio::spawn(async move {
-        let signal = signals.recv().await;
-        // The wait request listens by the time the output has ended.
-        while events.send("end".into()).is_ok() && events.receiver_count() > 0 {
-            tokio::task::yield_now().await;
-        }
-        signal
-    });
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let operation = session.run(Some(&b"input"[..]), &mut stdout, &mut stderr, controls).await.unwrap();
     assert_eq!(operation.exit_code(), Some(7));
-    let text = String::from_utf8(stdout).unwrap();
-    assert!(text.starts_with("out:") && text.contains("input"), "{text}");
+    assert_eq!(stdout, b"out:input");
     assert_eq!(stderr, b"err");
-    assert_eq!(end.await.unwrap().unwrap(), json!({"command":"signal","args":{},"signal":15}));
+    assert_eq!(signals.recv().await.unwrap(), json!({"command":"signal","args":{},"signal":15}));
     let error = client.operation_websocket(&Operation { id: "op1".into(), ..Operation::default() }, "wrong").await;
     assert_eq!(error.unwrap_err().to_string(), "not authorized");
 }
