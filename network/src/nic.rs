@@ -1,0 +1,269 @@
+//! The network cards of instances.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rand::Rng;
+use rtnetlink::packet_route::link::InfoKind;
+use uuid::Uuid;
+
+use crate::config;
+use crate::dnsmasq::{self, Files};
+use crate::document;
+use crate::error::NetworkError;
+use crate::leases::{self, Host};
+use crate::link::{Link, Links, VethSpec};
+use crate::mac::MacAddr;
+use crate::manager::Networks;
+use crate::{files, tap};
+
+/// How many random names are tried for a host's end.
+const ATTEMPTS: usize = 16;
+
+/// One file for each host end on the network, so that a bridge that had to be made anew gets its ports back.
+const PORTS: &str = "ports";
+
+/// What an instance wants of a network.
+#[derive(Clone, Debug)]
+pub struct NicRequest {
+    /// The instance.
+    pub instance: Uuid,
+    /// Its name, which is the one in the network's DNS.
+    pub instance_name: String,
+    /// Its project.
+    pub project: String,
+    /// Name of the device in the instance's configuration.
+    pub device: String,
+    /// The network: a managed one, or a bridge of the host.
+    pub network: String,
+    /// Hardware address of the instance's end.
+    pub hwaddr: MacAddr,
+    /// Name of the link inside a container.
+    pub name: String,
+    /// Longest packet, if other than the network's.
+    pub mtu: Option<u32>,
+    /// The address that DHCP is to give, if a certain one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Likewise for DHCPv6.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// A network card that is in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Name of the host's end.
+    pub host_name: String,
+    /// Longest packet.
+    pub mtu: u32,
+}
+
+/// The kind of a host's end, which its name begins with.
+#[derive(Clone, Copy)]
+enum Port {
+    Veth,
+    Tap,
+}
+
+impl Port {
+    fn prefix(self) -> &'static str {
+        match self {
+            Port::Veth => "veth",
+            Port::Tap => "tap",
+        }
+    }
+
+    fn random_name(self) -> String {
+        format!("{}{:08x}", self.prefix(), rand::rng().random::<u32>())
+    }
+}
+
+/// Whether a name is one that we give to host ends.
+pub(crate) fn is_port_name(name: &str) -> bool {
+    [Port::Veth, Port::Tap].iter().any(|port| {
+        let digits = name.strip_prefix(port.prefix());
+        digits.is_some_and(|rest| {
+            rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })
+    })
+}
+
+impl Networks {
+    /// Gives a container its card: a veth pair with one end in the bridge and the other in `netns`, where it has its
+    /// final name but is still down.
+    pub async fn attach_container(&self, request: &NicRequest, netns: OwnedFd) -> Result<Nic, NetworkError> {
+        let bridge = self.bridge_for(request).await?;
+        let mtu = request.mtu.unwrap_or(bridge.mtu);
+        let failed = || NetworkError::link(describe(request));
+        for _ in 0..ATTEMPTS {
+            let host_name = Port::Veth.random_name();
+            // Both names of the pair are refused alike, so whose it was has to be looked up beforehand.
+            if self.inner.links.find(&host_name).await.map_err(failed())?.is_some() {
+                continue;
+            }
+            self.register(request, &host_name).await?;
+            let spec = VethSpec {
+                host_name: &host_name,
+                bridge: bridge.index,
+                mtu,
+                peer_name: &request.name,
+                peer_mac: request.hwaddr,
+                netns: netns.as_fd(),
+            };
+            if let Err(error) = self.inner.links.add_veth(&spec).await {
+                self.unregister(request, &host_name).await?;
+                return Err(failed()(error));
+            }
+            return Ok(Nic { host_name, mtu });
+        }
+        Err(failed()(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Gives a virtual machine its card: a tap in the bridge, with the virtio-net header of 12 bytes.
+    ///
+    /// The link is there as long as the descriptor or a copy of it is open.
+    pub async fn attach_vm(&self, request: &NicRequest) -> Result<(Nic, OwnedFd), NetworkError> {
+        let bridge = self.bridge_for(request).await?;
+        let mtu = request.mtu.unwrap_or(bridge.mtu);
+        let failed = || NetworkError::link(describe(request));
+        for _ in 0..ATTEMPTS {
+            let host_name = Port::Tap.random_name();
+            let name = host_name.clone();
+            let opened = tokio::task::spawn_blocking(move || tap::open(&name)).await;
+            let tap = match opened.map_err(|error| failed()(io::Error::other(error)))? {
+                Ok(tap) => tap,
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let reason = "the kernel has no tap devices (/dev/net/tun): load its module tun";
+                    return Err(failed()(io::Error::new(io::ErrorKind::NotFound, reason)));
+                }
+                Err(error) => return Err(failed()(error)),
+            };
+            let gone = || failed()(io::ErrorKind::NotFound.into());
+            let link = self.inner.links.find(&host_name).await.map_err(failed())?.ok_or_else(gone)?;
+            self.register(request, &host_name).await?;
+            if let Err(error) = self.inner.links.join(link.index, bridge.index, mtu).await {
+                self.unregister(request, &host_name).await?;
+                return Err(failed()(error));
+            }
+            return Ok((Nic { host_name, mtu }, tap));
+        }
+        Err(failed()(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Takes a card away; it does not matter what there is of it. `host_name` may be empty if it is not known.
+    pub async fn detach(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
+        if is_port_name(host_name) {
+            let failed = || NetworkError::link(format!("remove {host_name} of instance {:?}", request.instance_name));
+            if let Some(link) = self.inner.links.find(host_name).await.map_err(failed())? {
+                self.inner.links.delete(link.index).await.map_err(failed())?;
+            }
+        }
+        self.unregister(request, host_name).await
+    }
+
+    /// The bridge that the request is about. A managed network that does not work is given another chance.
+    async fn bridge_for(&self, request: &NicRequest) -> Result<Link, NetworkError> {
+        let name = &request.network;
+        let stored = document::by_name(&*self.inner.store, name).await?;
+        let link = self.inner.links.find(name).await.map_err(NetworkError::link(describe(request)))?;
+        let broken = self.inner.runtime.failure(name).is_some() || link.is_none();
+        let link = match (&stored, broken) {
+            (Some(stored), true) => {
+                let spec = config::parse(name, &stored.doc.config)?;
+                if let Err(error) = self.inner.bring_up_again(&spec).await {
+                    return Err(NetworkError::Unavailable { network: name.clone(), reason: error.to_string() });
+                }
+                self.inner.links.find(name).await.map_err(NetworkError::link(describe(request)))?
+            }
+            _ => link,
+        };
+        match link {
+            Some(link) if link.kind == Some(InfoKind::Bridge) => Ok(link),
+            Some(_) => {
+                let reason = "it is not a bridge, so instances cannot be put on it".to_owned();
+                Err(NetworkError::Unavailable { network: name.clone(), reason })
+            }
+            None => Err(NetworkError::NotFound(name.clone())),
+        }
+    }
+
+    /// Tells dnsmasq and the next daemon about a card.
+    async fn register(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
+        let dir = self.inner.dir_of(&request.network);
+        if document::by_name(&*self.inner.store, &request.network).await?.is_none() {
+            return Ok(());
+        }
+        files::make_dir(&dir.join(PORTS), 0o700).await?;
+        files::write(&dir.join(PORTS).join(host_name), "").await?;
+        let host = Host {
+            mac: request.hwaddr,
+            ipv4: request.ipv4,
+            ipv6: request.ipv6,
+            name: leases::host_name(&request.project, &request.instance_name),
+        };
+        files::make_dir(&Files::new(&dir).hosts(), 0o755).await?;
+        if leases::remember(&Files::new(&dir), &host).await? {
+            dnsmasq::reload(&dir)?;
+        }
+        Ok(())
+    }
+
+    async fn unregister(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
+        let dir = self.inner.dir_of(&request.network);
+        if is_port_name(host_name) {
+            files::remove(&dir.join(PORTS).join(host_name)).await?;
+        }
+        if leases::forget(&Files::new(&dir), request.hwaddr).await? {
+            dnsmasq::reload(&dir)?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(request: &NicRequest) -> String {
+    let NicRequest { device, instance_name, network, .. } = request;
+    format!("put {device} of instance {instance_name:?} on network {network:?}")
+}
+
+/// Puts the host ends of running instances back into a bridge that was made anew.
+pub(crate) async fn rejoin(links: &Links, dir: &Path, bridge: u32, mtu: u32) -> Result<(), NetworkError> {
+    let ports = dir.join(PORTS);
+    let mut entries = match tokio::fs::read_dir(&ports).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(NetworkError::path(ports)(error)),
+    };
+    while let Some(entry) = entries.next_entry().await.map_err(NetworkError::path(&ports))? {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let what = || NetworkError::link(format!("put {name} back on its network"));
+        match links.find(&name).await.map_err(what())? {
+            Some(link) if is_port_name(&name) && link.controller.is_none() => {
+                links.join(link.index, bridge, mtu).await.map_err(what())?;
+            }
+            Some(_) => {}
+            // Its instance has ended meanwhile.
+            None => {
+                files::remove(&entry.path()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_names() {
+        for port in [Port::Veth, Port::Tap] {
+            let name = port.random_name();
+            assert!(is_port_name(&name) && name.len() <= 15, "{name}");
+        }
+        for other in ["", "veth0", "vethABCDEF01", "tap0", "eth0", "tapdeadbeef1"] {
+            assert!(!is_port_name(other), "{other}");
+        }
+    }
+}
