@@ -227,7 +227,7 @@ impl Driver {
             queue.set_event_idx(event_idx);
             queue.set_ready(true);
             assert!(queue.is_valid(&memory));
-            let kick = driver.kick.try_clone().unwrap();
+            let kick = Arc::new(driver.kick.try_clone().unwrap());
             active.push(ActiveQueue::new(index, queue, kick, interrupt(Source::Queue(index))));
             queues.push(driver);
         }
@@ -274,8 +274,11 @@ impl Driver {
     }
 }
 
-/// Rings a hostile driver may make; each is `(queue, driver)` set up on queue 0, returning what it is.
-pub fn malformed_chains() -> Vec<(&'static str, fn(&mut DriverQueue))> {
+/// Breaks a fresh ring.
+pub type Breaker = fn(&mut DriverQueue);
+
+/// What a hostile driver may do to a ring, by name.
+pub fn malformed_chains() -> Vec<(&'static str, Breaker)> {
     fn publish(queue: &mut DriverQueue) {
         queue.publish(0);
     }

@@ -1,6 +1,7 @@
 //! One queue of an active device: taking chains, giving them back, and saying so only when the driver listens.
 
 use std::num::Wrapping;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -19,7 +20,7 @@ use crate::Memory;
 pub struct ActiveQueue {
     index: u16,
     queue: Queue,
-    kick: EventFd,
+    kick: Arc<EventFd>,
     interrupt: Interrupt,
     /// Buffers published since the last [`notify`](Self::notify).
     added: Wrapping<u16>,
@@ -27,7 +28,7 @@ pub struct ActiveQueue {
 
 impl ActiveQueue {
     /// Queue `index`; `queue` was validated against guest memory.
-    pub fn new(index: u16, queue: Queue, kick: EventFd, interrupt: Interrupt) -> Self {
+    pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, interrupt: Interrupt) -> Self {
         Self { index, queue, kick, interrupt, added: Wrapping(0) }
     }
 

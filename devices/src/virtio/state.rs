@@ -55,12 +55,12 @@ pub struct QueueSetup {
     pub available: u64,
     /// Guest physical address of the used ring.
     pub used: u64,
-    kick: EventFd,
+    kick: Arc<EventFd>,
 }
 
 impl QueueSetup {
     fn new(max_size: u16) -> io::Result<Self> {
-        let kick = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let kick = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         Ok(Self { max_size, size: max_size, enabled: false, descriptors: 0, available: 0, used: 0, kick })
     }
 
@@ -210,7 +210,7 @@ impl VirtioState {
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, setup) in (0u16..).zip(&self.queues).filter(|(_, setup)| setup.enabled) {
             let queue = setup.build(&self.memory, event_idx).map_err(|error| format!("queue {index}: {error}"))?;
-            let kick = setup.kick.try_clone().map_err(|error| format!("queue {index}: {error}"))?;
+            let kick = setup.kick.clone();
             queues.push(ActiveQueue::new(index, queue, kick, self.interrupt(Source::Queue(index))));
         }
         Ok(queues)

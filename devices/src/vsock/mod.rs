@@ -1,51 +1,40 @@
 //! virtio-vsock in user space, mapped to unix sockets.
+//!
+//! * A guest's connect to port N of the host (CID 2) goes to the unix socket `<path>_N`.
+//! * A host program connects to `<path>`, says `CONNECT <port>\n`, reads `OK <number>\n`, and is then connected to that
+//!   port of the guest. (Firecracker's protocol.)
+//!
+//! ```text
+//!   host dials:   line ──▶ REQUEST ──▶ (guest) RESPONSE ──▶ "OK n" ──▶ established
+//!   guest dials:  REQUEST ──▶ connect(<path>_N) ──▶ RESPONSE ──▶ established     refused: RST
+//!   either:       established ──▶ SHUTDOWN(send) = half closed ──▶ both halves closed ──▶ RST ──▶ gone
+//! ```
+//!
+//! Back-pressure: what the guest sends is limited by the credit it gets, [`BUFFER`](connection::BUFFER) bytes for each
+//! connection beyond what the unix socket takes; what the host sends stays in its socket until the guest has credit
+//! and buffers for it. Answers to packets that belong to nobody are queued up to a cap; then the guest's sending queue
+//! is not read on.
 
-use std::io;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+mod config;
+mod connection;
+mod device;
+mod engine;
+mod mux;
+mod packet;
+#[cfg(test)]
+mod tests;
 
-use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
-use crate::worker::ThreadSetup;
+pub use config::VsockConfig;
+pub use device::Vsock;
 
-/// What a socket device is.
-#[derive(Debug)]
-pub struct VsockConfig {
-    /// Context id of the guest, 3 or more.
-    pub cid: u32,
-    /// Listens on the path where host programs connect and say `CONNECT <port>\n`; made non-blocking here. The machine
-    /// binds it, before it gives up the rights to.
-    pub listener: UnixListener,
-    /// A guest's connect to port N of the host goes to the unix socket `<path>_N`. Must be reachable from the
-    /// confined process.
-    pub path: PathBuf,
-}
-
-/// The socket device.
-pub struct Vsock {}
-
-impl Vsock {
-    /// Makes the device and its (idle) thread.
-    pub fn new(_config: VsockConfig, _setup: &ThreadSetup) -> io::Result<Self> {
-        Ok(Self {})
-    }
-}
-
-impl VirtioDevice for Vsock {
-    fn device_type(&self) -> u32 {
-        device_type::VSOCK
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[256, 256, 64]
-    }
-    fn features(&self) -> u64 {
-        0
-    }
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-    fn activate(&mut self, _activation: Activation) -> Result<(), ActivateError> {
-        Ok(())
-    }
-    fn reset(&mut self) {}
-}
-
-pub(crate) const SYSCALLS: &[libc::c_long] = &[];
+/// System calls of the device's thread beside those of every device.
+pub(crate) const SYSCALLS: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_socket,
+];
