@@ -124,7 +124,9 @@ impl Error {
             Self::ImageExists { .. } | Self::AliasExists { .. } | Self::Changed { .. } => ErrorKind::Conflict,
             Self::Invalid(_) | Self::Ambiguous { .. } | Self::Fingerprint { .. } => ErrorKind::Invalid,
             Self::Precondition(_) => ErrorKind::Precondition,
-            Self::Io { .. } | Self::Helper { .. } | Self::Job(_) | Self::Store(_) | Self::Task(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::Helper { .. } | Self::Job(_) | Self::Store(_) | Self::Task(_) => {
+                ErrorKind::Internal
+            }
         }
     }
 

@@ -1,13 +1,30 @@
 //! The image store: import, export, unpacking, disks for virtual machines, boot files, and building.
+//!
+//! [`Images`] is what the daemon uses. It never looks into a file somebody sent: that is done by the helper
+//! `berth-image` ([`jobs`]), which confines itself first ([`confine`]).
 
+mod aliases;
 pub mod boot;
+mod claims;
 pub mod confine;
-pub mod error;
+mod error;
+mod helper;
+mod import;
+mod info;
 pub mod jobs;
 pub mod metadata;
-pub mod progress;
+mod progress;
+mod provide;
+mod staging;
+mod store;
 pub mod unpack;
 pub mod wire;
 
 pub use error::{Error, ErrorKind, Result};
+pub use info::{
+    AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,
+    RootfsName,
+};
 pub use progress::{Progress, ProgressEvent};
+pub use staging::Staging;
+pub use store::Images;

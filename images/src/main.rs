@@ -71,15 +71,15 @@ enum Job {
     Build(jobs::build::Request),
     /// Called by the build inside the new system's mounts.
     #[command(hide = true)]
-    BuildHook {
-        root: PathBuf,
-    },
+    BuildHook { root: PathBuf },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().job {
         Job::Inspect { metadata, rootfs, limits } => jobs::inspect::run(&metadata, rootfs.as_deref(), limits),
-        Job::Unpack { metadata, rootfs, dest, limits } => jobs::unpack::run(&metadata, rootfs.as_deref(), &dest, limits),
+        Job::Unpack { metadata, rootfs, dest, limits } => {
+            jobs::unpack::run(&metadata, rootfs.as_deref(), &dest, limits)
+        }
         Job::Disk { metadata, rootfs, work, limits } => jobs::disk::make(&metadata, rootfs.as_deref(), &work, limits),
         Job::Convert { source, work, limits } => jobs::disk::convert(&source, &work, limits),
         Job::Grow { disk } => jobs::disk::grow(&disk),

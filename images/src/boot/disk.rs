@@ -107,7 +107,9 @@ pub fn volumes(disk: File) -> JobResult<Vec<Volume>> {
         volumes.extend(Volume::load(&disk, start, size.min(length.saturating_sub(start)), root_arg));
     }
     if volumes.is_empty() {
-        return Err(Failure::invalid("no partition of the disk holds an ext4 file system, the only kind Berth can boot from"));
+        return Err(Failure::invalid(
+            "no partition of the disk holds an ext4 file system, the only kind Berth can boot from",
+        ));
     }
     Ok(volumes)
 }

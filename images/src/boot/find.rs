@@ -50,11 +50,13 @@ fn from_entry(files: &dyn Files, entry: Entry) -> Option<Choice> {
 }
 
 fn loader_entries(files: &dyn Files) -> Option<Choice> {
-    ["/boot/loader/entries", "/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"].iter().find_map(|dir| {
-        let mut names: Vec<String> = files.list(dir).into_iter().filter(|name| name.ends_with(".conf")).collect();
-        names.sort_by(|a, b| rank(a, b).reverse());
-        names.iter().find_map(|name| from_entry(files, grub::bls(&text(files, &format!("{dir}/{name}"))?)?))
-    })
+    ["/boot/loader/entries", "/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"].iter().find_map(
+        |dir| {
+            let mut names: Vec<String> = files.list(dir).into_iter().filter(|name| name.ends_with(".conf")).collect();
+            names.sort_by(|a, b| rank(a, b).reverse());
+            names.iter().find_map(|name| from_entry(files, grub::bls(&text(files, &format!("{dir}/{name}"))?)?))
+        },
+    )
 }
 
 /// Rescue entries come last, then the older version.
@@ -80,10 +82,10 @@ fn links(files: &dyn Files) -> Option<Choice> {
 fn newest(files: &dyn Files) -> Option<Choice> {
     ["/boot", ""].iter().find_map(|dir| {
         let listed = if dir.is_empty() { "/" } else { dir };
-        let releases = files.list(listed).into_iter().filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));
-        let release = releases
-            .filter(|release| files.is_file(&format!("{dir}/vmlinuz-{release}")))
-            .max_by(|a, b| rank(a, b))?;
+        let releases =
+            files.list(listed).into_iter().filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));
+        let release =
+            releases.filter(|release| files.is_file(&format!("{dir}/vmlinuz-{release}"))).max_by(|a, b| rank(a, b))?;
         let initrds = ["initrd.img-@", "initramfs-@.img", "initrd-@", "initramfs-@"].iter();
         let initrds = initrds.map(|pattern| format!("{dir}/{}", pattern.replace('@', &release)));
         Some(Choice {

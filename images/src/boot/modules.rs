@@ -47,7 +47,8 @@ mod tests {
     #[test]
     fn dependencies_come_first() {
         let names: Vec<String> = load_order(DEP).iter().map(|path| name_of(path)).collect();
-        let wanted = ["vsock", "virtio", "virtio_ring", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
+        let wanted =
+            ["vsock", "virtio", "virtio_ring", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
         assert_eq!(names, wanted);
     }
 

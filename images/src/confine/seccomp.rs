@@ -137,10 +137,7 @@ fn tools() -> io::Result<Vec<BpfProgram>> {
     let mut rules = refused(REFUSED);
     let devices = |argument| -> io::Result<Vec<SeccompRule>> {
         let kind = u64::from(libc::S_IFMT);
-        Ok(vec![
-            masked(argument, kind, u64::from(libc::S_IFCHR))?,
-            masked(argument, kind, u64::from(libc::S_IFBLK))?,
-        ])
+        Ok(vec![masked(argument, kind, u64::from(libc::S_IFCHR))?, masked(argument, kind, u64::from(libc::S_IFBLK))?])
     };
     #[cfg(target_arch = "x86_64")]
     insert(&mut rules, libc::SYS_mknod, devices(1)?);

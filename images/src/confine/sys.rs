@@ -77,6 +77,36 @@ pub fn pivot_here() -> io::Result<()> {
     check(unsafe { libc::umount2(dot.as_ptr(), libc::MNT_DETACH) })
 }
 
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// Makes the mount at `path` and all mounts below it read-only, or writable again.
+pub fn set_read_only(path: impl AsRef<std::path::Path>, read_only: bool) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    const RDONLY: u64 = 1;
+    let path = std::ffi::CString::new(path.as_ref().as_os_str().as_bytes())?;
+    let (set, clear) = if read_only { (RDONLY, 0) } else { (0, RDONLY) };
+    let attributes = MountAttr { set, clear, propagation: 0, user_namespace: 0 };
+    let size = size_of::<MountAttr>();
+    // SAFETY: `path` is a C string and `attributes` has the layout of `struct mount_attr` (mount_setattr(2)); both
+    // live through the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const attributes,
+            size,
+        )
+    } as i32)
+}
+
 /// Sets the soft and hard limit of a resource.
 pub fn set_limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: value, rlim_max: value };

@@ -57,8 +57,7 @@ pub fn run(metadata: &Path, rootfs: Option<&Path>, limits: Limits) -> JobResult<
     };
     let mut confinement = jobs::parsing();
     if external {
-        confinement =
-            Confinement { tools: true, filter: Filter::Tools, memory: jobs::TOOLS_MEMORY, ..confinement };
+        confinement = Confinement { tools: true, filter: Filter::Tools, memory: jobs::TOOLS_MEMORY, ..confinement };
     }
     jobs::confined(&confinement, || {
         let mut inspection = look(archive::open(archive)?, limits)?;
@@ -82,7 +81,9 @@ fn look(archive: impl std::io::Read, limits: Limits) -> JobResult<Inspection> {
         Ok(())
     })?;
     let metadata = metadata.ok_or_else(|| {
-        Failure::invalid("no metadata.yaml at the top of the image's archive; it is no LXD image, or the files are swapped")
+        Failure::invalid(
+            "no metadata.yaml at the top of the image's archive; it is no LXD image, or the files are swapped",
+        )
     })?;
     inspection.metadata =
         String::from_utf8(metadata).map_err(|_| Failure::invalid("metadata.yaml of the image is not UTF-8 text"))?;

@@ -21,9 +21,9 @@ pub fn open(mut file: File) -> JobResult<Box<dyn Read>> {
     let format = format_of(&mut file)?;
     match format {
         Format::Bzip2 => Ok(Box::new(External::start("bzip2", file)?)),
-        Format::Squashfs | Format::Qcow2 => {
-            Err(Failure::invalid("expected a tar archive, found a filesystem or disk image; check the order of the files"))
-        }
+        Format::Squashfs | Format::Qcow2 => Err(Failure::invalid(
+            "expected a tar archive, found a filesystem or disk image; check the order of the files",
+        )),
         _ => decode::reader(format, file)
             .map_err(Failure::from_io("start decompression"))?
             .ok_or_else(|| Failure::invalid("unknown compression of the image's archive; use gzip, xz or zstd")),

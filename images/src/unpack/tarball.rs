@@ -139,7 +139,9 @@ impl<R: Read> Member<'_, R> {
         let id = |key: &str, value: io::Result<u64>| -> JobResult<u32> {
             let value = records.number(key).map_or(value, |n| u64::try_from(n).map_err(io::Error::other));
             let id = value.ok().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX);
-            id.ok_or_else(|| Failure::invalid(format!("\"{}\" in the image's archive has no valid {key}", self.shown())))
+            id.ok_or_else(|| {
+                Failure::invalid(format!("\"{}\" in the image's archive has no valid {key}", self.shown()))
+            })
         };
         let mode = header.mode().map_err(broken)?;
         let mtime = records.number("mtime").or_else(|| header.mtime().ok().and_then(|t| i64::try_from(t).ok()));
