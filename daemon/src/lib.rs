@@ -3,6 +3,14 @@
 //! It speaks LXD's wire protocol on a unix socket and turns requests into calls of the crates below. It holds
 //! no logic of theirs: routes check and convert, operations and events carry what takes time or happens.
 
+pub mod app;
+pub mod client;
+mod convert;
 pub mod events;
 pub mod http;
 pub mod operations;
+mod routes;
+pub mod serve;
+pub mod server;
+pub mod settings;
+pub mod sys;

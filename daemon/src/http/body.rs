@@ -28,9 +28,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 pub async fn read(body: Body, cap: usize) -> Result<Bytes, ApiError> {
     match Limited::new(body, cap).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The request body is over the limit of {cap} bytes")))
-        }
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The request body is over the limit of {cap} bytes"),
+        )),
         Err(error) => Err(ApiError::invalid(format!("Cannot read the request body: {error}"))),
     }
 }

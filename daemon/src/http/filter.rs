@@ -137,8 +137,7 @@ impl Clause {
 }
 
 fn pattern(value: &str) -> Option<Regex> {
-    let anchored =
-        if value.contains(['^', '$']) { value.to_owned() } else { format!("^(?:{value})$") };
+    let anchored = if value.contains(['^', '$']) { value.to_owned() } else { format!("^(?:{value})$") };
     RegexBuilder::new(&anchored).case_insensitive(true).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().ok()
 }
 

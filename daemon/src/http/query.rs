@@ -130,7 +130,9 @@ mod tests {
 
     #[test]
     fn lists_are_urls_or_objects() {
-        let items = || vec![("/a".to_string(), serde_json::json!({"name": "a"})), ("/b".into(), serde_json::json!({"name": "b"}))];
+        let items = || {
+            vec![("/a".to_string(), serde_json::json!({"name": "a"})), ("/b".into(), serde_json::json!({"name": "b"}))]
+        };
         assert_eq!(render_list(&query(&[]), items()).unwrap(), serde_json::json!(["/a", "/b"]));
         let filtered = query(&[("recursion", "1"), ("filter", "name eq b")]);
         assert_eq!(render_list(&filtered, items()).unwrap(), serde_json::json!([{"name": "b"}]));

@@ -62,14 +62,22 @@ impl Context {
         self.operation.id()
     }
 
-    /// Sets one key of the metadata, if the value is a new one.
+    /// Sets one key of the metadata.
     pub fn set(&self, key: &str, value: impl Into<Value>) {
-        let value = value.into();
-        let operation = &self.operation;
-        if operation.change(|state| {
-            state.metadata.insert(key.to_owned(), value);
-        }) {
-            self.operations.tell(operation);
+        self.merge(Map::from_iter([(key.to_owned(), value.into())]));
+    }
+
+    /// Sets keys of the metadata; nothing is told if they have these values already.
+    pub fn merge(&self, values: Map<String, Value>) {
+        let changed = self.operation.change_if(|state| {
+            if values.iter().all(|(key, value)| state.metadata.get(key) == Some(value)) {
+                return false;
+            }
+            state.metadata.extend(values);
+            true
+        });
+        if changed {
+            self.operations.tell(&self.operation);
         }
     }
 }

@@ -98,11 +98,18 @@ impl Operation {
 
     /// Changes the state unless it is final already; tells whether it did.
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) -> bool {
+        self.change_if(|state| {
+            change(state);
+            true
+        })
+    }
+
+    /// Like [`Operation::change`]; `change` tells whether it did anything.
+    pub(super) fn change_if(&self, change: impl FnOnce(&mut State) -> bool) -> bool {
         self.state.send_if_modified(|state| {
-            if state.status.is_final() {
+            if state.status.is_final() || !change(state) {
                 return false;
             }
-            change(state);
             state.updated_at = Timestamp::now();
             true
         })

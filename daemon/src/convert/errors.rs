@@ -1,0 +1,69 @@
+//! Errors of the crates below as HTTP codes; the text is theirs.
+
+use http::StatusCode;
+
+use crate::http::ApiError;
+
+macro_rules! by_kind {
+    ($($error:ty: $kind:path),* $(,)?) => {$(
+        impl From<$error> for ApiError {
+            fn from(error: $error) -> Self {
+                use $kind as Kind;
+                let code = match error.kind() {
+                    Kind::NotFound => StatusCode::NOT_FOUND,
+                    Kind::Conflict | Kind::Busy => StatusCode::CONFLICT,
+                    Kind::Invalid => StatusCode::BAD_REQUEST,
+                    Kind::Precondition => StatusCode::PRECONDITION_FAILED,
+                    Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                Self::new(code, sentence(error.to_string()))
+            }
+        }
+    )*};
+}
+
+by_kind! {
+    berth_images::Error: berth_images::ErrorKind,
+    berth_instances::Error: berth_instances::ErrorKind,
+    berth_network::Error: berth_network::ErrorKind,
+    berth_storage::Error: berth_storage::ErrorKind,
+    berth_store::StoreError: berth_store::ErrorKind,
+}
+
+/// Begins with a capital, as LXD's messages do.
+fn sentence(text: String) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if first.is_ascii_lowercase() => format!("{}{}", first.to_ascii_uppercase(), chars.as_str()),
+        _ => text,
+    }
+}
+
+impl From<berth_guest::client::ClientError> for ApiError {
+    fn from(error: berth_guest::client::ClientError) -> Self {
+        use berth_guest::protocol::ErrorKind as Kind;
+        let code = match error.kind() {
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::PermissionDenied => StatusCode::FORBIDDEN,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Invalid | Kind::NotSupported => StatusCode::BAD_REQUEST,
+            Kind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::Other => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(code, sentence(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_become_codes() {
+        let error = berth_instances::Error::Invalid("key \"a\" is unknown".into());
+        let error = ApiError::from(error);
+        assert_eq!((error.code(), error.to_string().as_str()), (StatusCode::BAD_REQUEST, "Key \"a\" is unknown"));
+        let error = berth_instances::Error::NotFound { what: "Instance", name: "x".into(), project: "default".into() };
+        assert_eq!(ApiError::from(error).code(), StatusCode::NOT_FOUND);
+    }
+}

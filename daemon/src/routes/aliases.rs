@@ -1,0 +1,136 @@
+//! `/1.0/images/aliases`. Names may hold slashes.
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::get,
+};
+use berth_api::images::{ImageAliasesEntry, ImageAliasesEntryPost, ImageAliasesEntryPut, ImageAliasesPost};
+use berth_images::Alias;
+use berth_instances::projects::Feature;
+use http::HeaderMap;
+use serde_json::json;
+
+use crate::{
+    app::{App, Shared},
+    convert::{images as convert, patched},
+    http::{
+        ApiError, ApiResult, Caller, Json, Query, body, envelope, etag,
+        query::{render_list, url},
+    },
+};
+
+const BASE: &str = "/1.0/images/aliases";
+
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route(BASE, get(list).post(create))
+        .route("/1.0/images/aliases/{*name}", get(show).put(replace).patch(patch).post(rename).delete(delete))
+}
+
+async fn wire(app: &App, owner: &str, alias: &Alias) -> ImageAliasesEntry {
+    // An image that is being deleted just now has no type to tell.
+    let kind = app.images.get(owner, &alias.target).await.map(|image| convert::kind(&image.image_type));
+    ImageAliasesEntry {
+        description: alias.description.clone(),
+        target: alias.target.clone(),
+        name: alias.name.clone(),
+        kind: kind.unwrap_or_default(),
+    }
+}
+
+fn fields(alias: &Alias) -> ImageAliasesEntryPut {
+    ImageAliasesEntryPut { description: alias.description.clone(), target: alias.target.clone() }
+}
+
+async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
+    let Some(owner) = app.list_owner(query.project(), Feature::Images).await? else {
+        return Ok(envelope::sync(json!([])));
+    };
+    let mut items = Vec::new();
+    for alias in app.images.aliases(&owner).await? {
+        items.push((url(BASE, &alias.name, &owner), json!(wire(&app, &owner, &alias).await)));
+    }
+    Ok(envelope::sync(render_list(&query, items)?))
+}
+
+async fn create(
+    State(app): State<Shared>,
+    query: Query,
+    caller: Caller,
+    Json(post): Json<ImageAliasesPost>,
+) -> ApiResult {
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    if post.name.is_empty() || post.target.is_empty() {
+        return Err(ApiError::invalid("An alias has a \"name\" and a \"target\", the fingerprint of an image"));
+    }
+    app.images.alias_create(&owner, &post.name, &post.target, &post.description).await?;
+    let location = url(BASE, &post.name, &owner);
+    app.happened("image-alias-created", &location, Some(&owner), &caller);
+    Ok(envelope::created(&location))
+}
+
+async fn show(State(app): State<Shared>, query: Query, Path(name): Path<String>) -> ApiResult {
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    let alias = app.images.alias_get(&owner, &name).await?;
+    Ok(envelope::tagged(wire(&app, &owner, &alias).await, &etag::of(&fields(&alias))))
+}
+
+async fn write(app: &App, owner: &str, name: &str, put: ImageAliasesEntryPut, caller: &Caller) -> ApiResult {
+    if put.target.is_empty() {
+        return Err(ApiError::invalid("An alias has a \"target\", the fingerprint of an image"));
+    }
+    app.images.alias_update(owner, name, &put.target, &put.description).await?;
+    app.happened("image-alias-updated", &url(BASE, name, owner), Some(owner), caller);
+    Ok(envelope::empty())
+}
+
+async fn replace(
+    State(app): State<Shared>,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(put): Json<ImageAliasesEntryPut>,
+) -> ApiResult {
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    let alias = app.images.alias_get(&owner, &name).await?;
+    etag::check(&headers, &etag::of(&fields(&alias)))?;
+    write(&app, &owner, &name, put, &caller).await
+}
+
+async fn patch(
+    State(app): State<Shared>,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+    headers: HeaderMap,
+    request: axum::extract::Request,
+) -> ApiResult {
+    let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    let current = fields(&app.images.alias_get(&owner, &name).await?);
+    etag::check(&headers, &etag::of(&current))?;
+    write(&app, &owner, &name, patched(&current, &bytes)?, &caller).await
+}
+
+async fn rename(
+    State(app): State<Shared>,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+    Json(post): Json<ImageAliasesEntryPost>,
+) -> ApiResult {
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    app.images.alias_rename(&owner, &name, &post.name).await?;
+    let location = url(BASE, &post.name, &owner);
+    app.happened("image-alias-renamed", &location, Some(&owner), &caller);
+    Ok(envelope::created(&location))
+}
+
+async fn delete(State(app): State<Shared>, query: Query, Path(name): Path<String>, caller: Caller) -> ApiResult {
+    let owner = app.owner(query.project(), Feature::Images).await?;
+    app.images.alias_delete(&owner, &name).await?;
+    app.happened("image-alias-deleted", &url(BASE, &name, &owner), Some(&owner), &caller);
+    Ok(envelope::empty())
+}

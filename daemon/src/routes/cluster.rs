@@ -1,0 +1,50 @@
+//! What a server without a cluster and without network clients says of both: `/1.0/cluster`, `/1.0/certificates`; and
+//! `/1.0/warnings`.
+
+use axum::{Router, extract::Path, routing::get};
+use serde_json::json;
+
+use crate::{
+    app::Shared,
+    http::{ApiError, ApiResult, envelope, etag},
+};
+
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/1.0/cluster", get(show))
+        .route("/1.0/cluster/members", get(not_clustered))
+        .route("/1.0/cluster/members/{name}", get(not_clustered))
+        .route("/1.0/certificates", get(empty_list))
+        .route("/1.0/certificates/{fingerprint}", get(no_certificate))
+        .route("/1.0/warnings", get(empty_list))
+        .route("/1.0/warnings/{uuid}", get(no_warning))
+}
+
+async fn empty_list() -> ApiResult {
+    Ok(envelope::sync(json!([])))
+}
+
+async fn show() -> ApiResult {
+    let member_config = json!([{
+        "entity": "storage-pool",
+        "name": "default",
+        "key": "source",
+        "value": "",
+        "description": "\"source\" property for storage pool \"default\"",
+    }]);
+    let cluster = json!({"server_name": "", "enabled": false, "member_config": member_config});
+    Ok(envelope::tagged(&cluster, &etag::of(&cluster)))
+}
+
+/// LXD's code and text, which clients know.
+async fn not_clustered() -> ApiError {
+    ApiError::internal("Server is not clustered")
+}
+
+async fn no_certificate(Path(fingerprint): Path<String>) -> ApiError {
+    ApiError::not_found(format!("Certificate \"{fingerprint}\" not found"))
+}
+
+async fn no_warning(Path(uuid): Path<String>) -> ApiError {
+    ApiError::not_found(format!("Warning \"{uuid}\" not found"))
+}

@@ -1,0 +1,346 @@
+//! `exec`: programs in an instance.
+
+use std::{collections::BTreeMap, future::pending, path::Path as FsPath};
+
+use axum::{
+    Router,
+    extract::{Path, State, ws::WebSocket},
+    routing::post,
+};
+use berth_api::instances::{InstanceExecControl, InstanceExecPost};
+use berth_guest::protocol::{ExecSpec, WindowSize};
+use berth_instances::{Config, Error, ExecIo, ExecSession, Reader};
+use berth_supervisor::protocol::Input;
+use futures::StreamExt;
+use serde_json::{Map, Value, json};
+use tokio::{fs::File, io::AsyncWriteExt, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Prefix, operation,
+    session::{close, keep_alive, keep_output, receive_control, receive_input, send_output},
+};
+use crate::{
+    app::{App, Shared},
+    http::{ApiError, ApiResult, Caller, Json, Query, query::url},
+    operations::{CONNECT, Class, Context, Expected, Operations, Outcome, Sockets},
+};
+
+/// `PATH` unless the instance or the client gives another.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Bytes of each output that are kept by `record-output`.
+const MAX_RECORD: u64 = 256 * 1024 * 1024;
+const SIGKILL: i32 = 9;
+
+pub fn routes(base: &str) -> Router<Shared> {
+    Router::new().route(&format!("{base}/{{name}}/exec"), post(exec))
+}
+
+async fn exec(
+    State(app): State<Shared>,
+    prefix: Prefix,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+    Json(post): Json<InstanceExecPost>,
+) -> ApiResult {
+    let project = query.project().to_owned();
+    let instance = prefix.find(&app, &project, &name)?;
+    if post.command.is_empty() {
+        return Err(ApiError::invalid("No command given: \"command\" is a list of the program and its arguments"));
+    }
+    if !instance.is_running() {
+        return Err(ApiError::invalid(format!("Instance \"{name}\" is not running; start it first")));
+    }
+    let env = environment(&instance.expanded_config, &post);
+    let spec = operation("Executing command", &project, &name, &caller)
+        .metadata("command", json!(post.command))
+        .metadata("environment", json!(env))
+        .metadata("interactive", post.interactive)
+        // Its future holds the program, which dies with it.
+        .cancellable();
+    let terminal = post.interactive.then(|| WindowSize { width: size(post.width), height: size(post.height) });
+    let program = ExecSpec {
+        command: post.command,
+        env,
+        cwd: Some(post.cwd).filter(|cwd| !cwd.is_empty()),
+        uid: post.user,
+        gid: post.group,
+        terminal,
+    };
+    let operations = app.operations.clone();
+    if !post.wait_for_websocket {
+        let program = ExecSpec { terminal: None, ..program };
+        return operations.accept(spec, |context| async move {
+            unattended(&app, &project, &name, program, post.record_output, context).await
+        });
+    }
+    let names: &[&str] = if post.interactive { &["0", "control"] } else { &["0", "1", "2", "control"] };
+    let (sockets, expected, secrets) = Sockets::new(names, CONNECT);
+    let spec = spec.class(Class::Websocket).private("fds", secrets);
+    let started = operations.spawn_with(spec, sockets, |context| async move {
+        attended(&app, &project, &name, program, expected, &context).await
+    })?;
+    Ok(Operations::reply(&started))
+}
+
+fn size(number: i64) -> u16 {
+    u16::try_from(number).unwrap_or(0)
+}
+
+/// LXD's defaults, the instance's `environment.*`, and what the client gives.
+fn environment(config: &Config, post: &InstanceExecPost) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
+    if post.user == 0 {
+        env.extend([("HOME".to_owned(), "/root".to_owned()), ("USER".to_owned(), "root".to_owned())]);
+    }
+    let own =
+        config.iter().filter_map(|(key, value)| Some((key.strip_prefix("environment.")?.to_owned(), value.clone())));
+    env.extend(own);
+    env.extend(post.environment.clone());
+    env
+}
+
+/// Starts the program; one that cannot be run ends the operation as LXD ends it.
+async fn start(app: &App, project: &str, name: &str, program: ExecSpec, context: &Context) -> ApiResult<ExecSession> {
+    match app.instances.exec(project, name, program).await {
+        Err(Error::Exec { status, message }) => {
+            tracing::debug!(instance = name, status, message, "the program cannot be run");
+            context.set("return", status);
+            Err(failure(status).unwrap_or_else(|| ApiError::invalid(message)))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// What LXD makes of these two statuses.
+fn failure(status: i32) -> Option<ApiError> {
+    match status {
+        127 => Some(ApiError::invalid("Command not found")),
+        126 => Some(ApiError::invalid("Command not executable")),
+        _ => None,
+    }
+}
+
+fn outcome(status: i32, context: &Context) -> Outcome {
+    context.set("return", status);
+    failure(status).map_or_else(|| Ok(Map::new()), Err)
+}
+
+/// The exit status; cancels `exited` when it is known.
+async fn ended(
+    exit: tokio::sync::oneshot::Receiver<berth_instances::Result<i32>>,
+    exited: &CancellationToken,
+) -> ApiResult<i32> {
+    let result = exit.await;
+    exited.cancel();
+    let lost = || ApiError::internal("The program was lost: the instance stopped or its supervisor died");
+    Ok(result.map_err(|_| lost())??)
+}
+
+/// A program whose input and output are websockets.
+async fn attended(
+    app: &App,
+    project: &str,
+    name: &str,
+    program: ExecSpec,
+    mut expected: Expected,
+    context: &Context,
+) -> Outcome {
+    let first = expected.connect("0").await?;
+    if program.terminal.is_some() {
+        let control = expected.connect("control").await?;
+        let session = start(app, project, name, program, context).await?;
+        return terminal(session, first, control, context).await;
+    }
+    let (stdout, stderr) = (expected.connect("1").await?, expected.connect("2").await?);
+    let session = start(app, project, name, program, context).await?;
+    pipes(session, [first, stdout, stderr], expected, context).await
+}
+
+async fn terminal(session: ExecSession, data: WebSocket, control: WebSocket, context: &Context) -> Outcome {
+    let ExecSession { io, control: signals, exit } = session;
+    let ExecIo::Terminal { input, output } = io else {
+        return Err(ApiError::internal("The program has no terminal"));
+    };
+    let exited = CancellationToken::new();
+    let (mut sink, mut source) = data.split();
+    let (mut control_sink, mut control_source) = control.split();
+    let status = {
+        let work = async { tokio::join!(ended(exit, &exited), send_output(output, &mut sink, &exited)).0 };
+        let client = async {
+            tokio::join!(
+                receive_input(&mut source, input, true),
+                controlled(&mut control_source, &signals),
+                keep_alive(&mut control_sink),
+            );
+            pending::<std::convert::Infallible>().await
+        };
+        tokio::select! {
+            status = work => status,
+            never = client => match never {},
+        }
+    };
+    close(sink, source);
+    close(control_sink, control_source);
+    outcome(status?, context)
+}
+
+async fn pipes(session: ExecSession, sockets: [WebSocket; 3], mut expected: Expected, context: &Context) -> Outcome {
+    let ExecSession { io, control: signals, exit } = session;
+    let ExecIo::Pipes { stdin, stdout, stderr } = io else {
+        return Err(ApiError::internal("The program has a terminal"));
+    };
+    let exited = CancellationToken::new();
+    let [(mut in_sink, mut in_source), (mut out_sink, mut out_source), (mut err_sink, mut err_source)] =
+        sockets.map(StreamExt::split);
+    let later = expected.later("control");
+    let status = {
+        let work = async {
+            let outputs = async {
+                tokio::join!(send_output(stdout, &mut out_sink, &exited), send_output(stderr, &mut err_sink, &exited))
+            };
+            tokio::join!(ended(exit, &exited), outputs).0
+        };
+        let client = async {
+            // Old clients never connect this one.
+            let control = async {
+                let Some(Ok(socket)) = (match later {
+                    Some(later) => Some(later.await),
+                    None => None,
+                }) else {
+                    return;
+                };
+                let (mut sink, mut source) = socket.split();
+                tokio::join!(controlled(&mut source, &signals), keep_alive(&mut sink));
+            };
+            tokio::join!(
+                control,
+                receive_input(&mut in_source, stdin, false),
+                keep_alive(&mut in_sink),
+                // Nothing is expected on these but the answers to pings.
+                receive_control(&mut out_source, async |_: &str| {}),
+                receive_control(&mut err_source, async |_: &str| {}),
+            );
+            pending::<std::convert::Infallible>().await
+        };
+        tokio::select! {
+            status = work => status,
+            never = client => match never {},
+        }
+    };
+    close(in_sink, in_source);
+    close(out_sink, out_source);
+    close(err_sink, err_source);
+    outcome(status?, context)
+}
+
+/// Obeys a control websocket; its loss kills the program.
+async fn controlled(source: &mut super::session::Source, signals: &mpsc::Sender<Input>) {
+    receive_control(source, async |text: &str| {
+        let Ok(message) = serde_json::from_str::<InstanceExecControl>(text) else {
+            tracing::debug!("a control message is not understood");
+            return;
+        };
+        let input = match message.command.as_str() {
+            "window-resize" => message.window_size().map(|(width, height)| Input::Resize(WindowSize { width, height })),
+            "signal" if (1..=64).contains(&message.signal) => Some(Input::Signal(message.signal)),
+            _ => None,
+        };
+        if let Some(input) = input {
+            // The program may have ended.
+            let _ = signals.send(input).await;
+        }
+    })
+    .await;
+    let _ = signals.send(Input::Signal(SIGKILL)).await;
+}
+
+/// A program without websockets; its output is recorded or dropped.
+async fn unattended(
+    app: &App,
+    project: &str,
+    name: &str,
+    program: ExecSpec,
+    record: bool,
+    context: Context,
+) -> Outcome {
+    let session = start(app, project, name, program, &context).await?;
+    let ExecSession { io, control: _control, exit } = session;
+    let ExecIo::Pipes { stdin, stdout, stderr } = io else {
+        return Err(ApiError::internal("The program has a terminal"));
+    };
+    drop(stdin);
+    let exited = CancellationToken::new();
+    let status = if record {
+        let dir = app.instances.log_dir(project, name)?;
+        tokio::fs::create_dir_all(&dir).await?;
+        let file = |end: &str| format!("exec_{}.{end}", context.id());
+        let (out, err) = (file("stdout"), file("stderr"));
+        let (to_out, to_err) = (Record::create(&dir, &out).await?, Record::create(&dir, &err).await?);
+        let (status, (), ()) =
+            tokio::join!(ended(exit, &exited), to_out.keep(stdout, &exited), to_err.keep(stderr, &exited));
+        let link = |file: &str| Value::String(format!("{}/logs/{file}", url("/1.0/instances", name, "default")));
+        context.set("output", json!({"1": link(&out), "2": link(&err)}));
+        status
+    } else {
+        let drop_it = |output| keep_output(output, async |_: &[u8]| {}, &exited);
+        tokio::join!(ended(exit, &exited), drop_it(stdout), drop_it(stderr)).0
+    };
+    outcome(status?, &context)
+}
+
+/// A file that keeps a program's output.
+struct Record {
+    file: File,
+    left: u64,
+}
+
+impl Record {
+    async fn create(dir: &FsPath, name: &str) -> ApiResult<Self> {
+        let mut options = tokio::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(dir.join(name)).await;
+        let file = file.map_err(|error| ApiError::internal(format!("Cannot record the output in {name}: {error}")))?;
+        Ok(Self { file, left: MAX_RECORD })
+    }
+
+    async fn keep(mut self, output: Reader, exited: &CancellationToken) {
+        let write = async |data: &[u8]| {
+            let length = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= length as u64;
+            if let Err(error) = self.file.write_all(&data[..length]).await {
+                tracing::warn!(%error, "cannot record the output of a program");
+                self.left = 0;
+            }
+        };
+        keep_output(output, write, exited).await;
+        let _ = self.file.flush().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_layered() {
+        let config = Config::from([("environment.A".into(), "1".into()), ("user.x".into(), "y".into())]);
+        let post = InstanceExecPost {
+            environment: BTreeMap::from([("PATH".into(), "/bin".into()), ("TERM".into(), "xterm".into())]),
+            ..InstanceExecPost::default()
+        };
+        let env = environment(&config, &post);
+        assert_eq!((env["A"].as_str(), env["PATH"].as_str(), env["HOME"].as_str()), ("1", "/bin", "/root"));
+        assert_eq!(env.len(), 6);
+        let other = environment(&Config::new(), &InstanceExecPost { user: 1000, ..InstanceExecPost::default() });
+        assert!(!other.contains_key("HOME"));
+    }
+
+    #[test]
+    fn two_statuses_are_failures() {
+        assert_eq!(failure(127).unwrap().to_string(), "Command not found");
+        assert_eq!(failure(126).unwrap().to_string(), "Command not executable");
+        assert!(failure(1).is_none());
+        assert_eq!((size(80), size(-1), size(1 << 20)), (80, 0, 0));
+    }
+}

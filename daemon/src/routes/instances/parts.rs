@@ -1,0 +1,60 @@
+//! What this version knows of an instance's snapshots, backups and image metadata.
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::get,
+};
+use berth_api::instances::InstanceMetadata;
+use serde_json::json;
+
+use super::Prefix;
+use crate::{
+    app::Shared,
+    http::{ApiError, ApiResult, Query, envelope, etag},
+};
+
+pub fn routes(base: &str) -> Router<Shared> {
+    Router::new()
+        .route(&format!("{base}/{{name}}/snapshots"), get(none).post(no_snapshots))
+        .route(&format!("{base}/{{name}}/snapshots/{{snapshot}}"), get(no_snapshot).delete(no_snapshot))
+        .route(&format!("{base}/{{name}}/backups"), get(none).post(no_backups))
+        .route(&format!("{base}/{{name}}/backups/{{backup}}"), get(no_backup).delete(no_backup))
+        .route(&format!("{base}/{{name}}/metadata"), get(metadata))
+        .route(&format!("{base}/{{name}}/metadata/templates"), get(none))
+}
+
+async fn none(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
+    prefix.find(&app, query.project(), &name)?;
+    Ok(envelope::sync(json!([])))
+}
+
+async fn no_snapshots(Path(name): Path<String>) -> ApiError {
+    ApiError::invalid(format!("Snapshot of instance \"{name}\": snapshots are not supported yet by this version"))
+}
+
+async fn no_backups(Path(name): Path<String>) -> ApiError {
+    ApiError::invalid(format!("Backup of instance \"{name}\": backups are not supported yet by this version"))
+}
+
+async fn no_snapshot(Path((name, snapshot)): Path<(String, String)>) -> ApiError {
+    ApiError::not_found(format!("Instance \"{name}\" has no snapshot \"{snapshot}\""))
+}
+
+async fn no_backup(Path((name, backup)): Path<(String, String)>) -> ApiError {
+    ApiError::not_found(format!("Instance \"{name}\" has no backup \"{backup}\""))
+}
+
+/// What is known of the image that the instance was made from.
+async fn metadata(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
+    let instance = prefix.find(&app, query.project(), &name)?;
+    let properties = instance.config.iter().filter_map(|(key, value)| Some((key.strip_prefix("image.")?, value)));
+    let metadata = InstanceMetadata {
+        architecture: instance.architecture.clone(),
+        creation_date: instance.created_at.as_second(),
+        properties: properties.map(|(key, value)| (key.to_owned(), value.clone())).collect(),
+        ..InstanceMetadata::default()
+    };
+    let tag = etag::of(&metadata);
+    Ok(envelope::tagged(metadata, &tag))
+}

@@ -1,0 +1,139 @@
+//! `state` of an instance: what it uses; start, stop, restart, freeze, unfreeze.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::get,
+};
+use berth_api::instances::InstanceStatePut;
+use berth_instances::{Status, StopRequest};
+use serde_json::Map;
+
+use super::{Prefix, list::live_state, operation};
+use crate::{
+    app::{App, Shared},
+    http::{ApiError, ApiResult, Caller, Json, Query, envelope},
+};
+
+pub fn routes(base: &str) -> Router<Shared> {
+    Router::new().route(&format!("{base}/{{name}}/state"), get(show).put(change))
+}
+
+/// What can be done with an instance's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Start,
+    Stop,
+    Restart,
+    Freeze,
+    Unfreeze,
+}
+
+/// A wanted change.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub action: Action,
+    stop: StopRequest,
+    wait: bool,
+}
+
+impl Change {
+    /// Reads a request.
+    pub fn parse(put: &InstanceStatePut) -> ApiResult<Self> {
+        let action = match put.action.as_str() {
+            "start" => Action::Start,
+            "stop" => Action::Stop,
+            "restart" => Action::Restart,
+            "freeze" => Action::Freeze,
+            "unfreeze" => Action::Unfreeze,
+            other => {
+                return Err(ApiError::invalid(format!(
+                    "Unknown action \"{other}\"; the actions are start, stop, restart, freeze and unfreeze"
+                )));
+            }
+        };
+        if put.stateful {
+            return Err(ApiError::invalid("Stateful start and stop are not supported yet; leave \"stateful\" out"));
+        }
+        // LXD: -1 waits as long as it takes, and so does 0 by what its clients send.
+        let timeout = u64::try_from(put.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        Ok(Self { action, stop: StopRequest { force: put.force, timeout }, wait: put.wait })
+    }
+
+    fn description(&self) -> &'static str {
+        match self.action {
+            Action::Start => "Starting instance",
+            Action::Stop => "Stopping instance",
+            Action::Restart => "Restarting instance",
+            Action::Freeze => "Freezing instance",
+            Action::Unfreeze => "Unfreezing instance",
+        }
+    }
+
+    /// Does it.
+    pub async fn apply(&self, app: &App, project: &str, name: &str) -> ApiResult<()> {
+        let instances = &app.instances;
+        match self.action {
+            // As LXD's: start lets a frozen instance go on.
+            Action::Start if instances.get(project, name)?.status == Status::Frozen => {
+                instances.unfreeze(project, name).await?;
+            }
+            Action::Start => instances.start(project, name).await?,
+            Action::Stop => instances.stop(project, name, self.stop).await?,
+            Action::Restart => instances.restart(project, name, self.stop).await?,
+            Action::Freeze => instances.freeze(project, name).await?,
+            Action::Unfreeze => instances.unfreeze(project, name).await?,
+        }
+        if self.wait && matches!(self.action, Action::Start | Action::Restart) {
+            instances.ready(project, name).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
+    let instance = prefix.find(&app, query.project(), &name)?;
+    let state = live_state(&app, &instance).await;
+    Ok(envelope::sync(state.ok_or_else(|| ApiError::not_found(format!("Instance \"{name}\" not found")))?))
+}
+
+async fn change(
+    State(app): State<Shared>,
+    prefix: Prefix,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+    Json(put): Json<InstanceStatePut>,
+) -> ApiResult {
+    let change = Change::parse(&put)?;
+    let project = query.project().to_owned();
+    prefix.find(&app, &project, &name)?;
+    let spec = operation(change.description(), &project, &name, &caller);
+    let operations = app.operations.clone();
+    operations.accept(spec, |_| async move {
+        change.apply(&app, &project, &name).await?;
+        Ok(Map::new())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(action: &str, timeout: i64) -> InstanceStatePut {
+        InstanceStatePut { action: action.into(), timeout, force: true, ..InstanceStatePut::default() }
+    }
+
+    #[test]
+    fn requests_are_read() {
+        let change = Change::parse(&put("stop", 30)).unwrap();
+        assert_eq!((change.action, change.stop.timeout), (Action::Stop, Some(Duration::from_secs(30))));
+        assert!(change.stop.force);
+        assert_eq!(Change::parse(&put("stop", -1)).unwrap().stop.timeout, None);
+        assert!(Change::parse(&put("jump", 0)).is_err());
+        let stateful = InstanceStatePut { stateful: true, ..put("stop", 0) };
+        assert!(Change::parse(&stateful).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! `/1.0`: the server itself.
+
+use std::{collections::BTreeMap, fs};
+
+use axum::{Router, extract::State, routing::get};
+use berth_api::server::{Environment, Server, ServerPut, StorageDriverInfo};
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+use crate::{
+    app::{App, Shared},
+    http::{ApiResult, Caller, Json, Query, envelope, etag},
+};
+
+/// The release of LXD's API that is kept; clients parse it.
+const API_VERSION: &str = "5.0.2";
+
+/// API extensions that work. A name is added here when what it stands for does.
+const EXTENSIONS: &[&str] = &[
+    "api_filtering",
+    "api_os",
+    "clustering",
+    "console",
+    "container_edit_metadata",
+    "container_exec_recording",
+    "container_exec_signal_handling",
+    "container_exec_user_group_cwd",
+    "container_full",
+    "container_backup",
+    "container_last_used_at",
+    "directory_manipulation",
+    "entity_description",
+    "etag",
+    "event_lifecycle",
+    "event_lifecycle_requestor_address",
+    "event_location",
+    "event_project",
+    "file_append",
+    "file_delete",
+    "file_get_symlink",
+    "file_symlinks",
+    "id_map_current",
+    "image_create_aliases",
+    "image_profiles",
+    "image_types",
+    "images_expiry",
+    "instance_all_projects",
+    "instance_bulk_state_change",
+    "instance_file_head",
+    "instance_get_full",
+    "instances",
+    "kernel_features",
+    "network",
+    "network_counters_errors_dropped",
+    "network_dhcp_expiry",
+    "network_firewall_filtering",
+    "network_hwaddr",
+    "network_leases",
+    "network_leases_location",
+    "network_state",
+    "operation_description",
+    "patch",
+    "profile_usedby",
+    "project_usage",
+    "projects",
+    "resources",
+    "resources_v2",
+    "server_instance_driver_operational",
+    "server_supported_storage_drivers",
+    "storage",
+    "storage_volume_state",
+    "usedby_consistency",
+    "warnings",
+    // Berth's own.
+    "berth_image_build",
+    "berth_state_wait",
+];
+
+pub fn routes() -> Router<Shared> {
+    Router::new().route("/1.0", get(show).put(replace).patch(patch))
+}
+
+fn tag(app: &App) -> String {
+    etag::of(&app.settings.config())
+}
+
+async fn show(State(app): State<Shared>, query: Query) -> ApiResult {
+    let mut drivers: Vec<String> = app.pools.list().await?.into_iter().map(|pool| pool.driver).collect();
+    drivers.sort();
+    drivers.dedup();
+    let server = Server {
+        config: app.settings.shown(),
+        api_extensions: EXTENSIONS.iter().map(|name| (*name).to_owned()).collect(),
+        api_status: "stable".to_owned(),
+        api_version: "1.0".to_owned(),
+        // Only those who may open the socket get here, and they may do everything.
+        auth: "trusted".to_owned(),
+        public: false,
+        auth_methods: vec!["tls".to_owned()],
+        environment: environment(query.project(), &drivers),
+    };
+    Ok(envelope::tagged(server, &tag(&app)))
+}
+
+fn environment(project: &str, drivers: &[String]) -> Environment {
+    let uname = rustix::system::uname();
+    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+    let os = os_release();
+    let own = env!("CARGO_PKG_VERSION");
+    Environment {
+        architectures: vec![std::env::consts::ARCH.to_owned()],
+        driver: "berth-container | berth-vmm".to_owned(),
+        driver_version: format!("{own} | {own}"),
+        firewall: "nftables".to_owned(),
+        kernel: text(uname.sysname()),
+        kernel_architecture: text(uname.machine()),
+        kernel_version: text(uname.release()),
+        os_name: os.get("NAME").cloned().unwrap_or_default(),
+        os_version: os.get("VERSION_ID").cloned().unwrap_or_default(),
+        project: project.to_owned(),
+        server: "lxd".to_owned(),
+        server_clustered: false,
+        server_event_mode: "full-mesh".to_owned(),
+        server_name: text(uname.nodename()),
+        server_pid: i64::from(std::process::id()),
+        server_version: API_VERSION.to_owned(),
+        storage: drivers.join(" | "),
+        storage_version: vec![own; drivers.len()].join(" | "),
+        storage_supported_drivers: vec![StorageDriverInfo {
+            name: "dir".to_owned(),
+            version: own.to_owned(),
+            remote: false,
+        }],
+        berth_version: own.to_owned(),
+        ..Environment::default()
+    }
+}
+
+/// The host's os-release(5).
+fn os_release() -> BTreeMap<String, String> {
+    let text = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
+    parse_os_release(&text.unwrap_or_default())
+}
+
+fn parse_os_release(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.lines().filter_map(|line| line.trim().split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.trim_matches(['"', '\'']).to_owned())).collect()
+}
+
+async fn write(app: &App, config: &Map<String, Value>, caller: &Caller) -> ApiResult {
+    app.settings.replace(config).await?;
+    app.happened("config-updated", "/1.0", None, caller);
+    Ok(envelope::empty())
+}
+
+async fn replace(
+    State(app): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(put): Json<ServerPut>,
+) -> ApiResult {
+    etag::check(&headers, &tag(&app))?;
+    write(&app, &put.config, &caller).await
+}
+
+async fn patch(State(app): State<Shared>, caller: Caller, headers: HeaderMap, Json(put): Json<ServerPut>) -> ApiResult {
+    etag::check(&headers, &tag(&app))?;
+    let mut config = app.settings.shown();
+    config.extend(put.config);
+    write(&app, &config, &caller).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read() {
+        let os = parse_os_release("NAME=\"Debian GNU/Linux\"\nVERSION_ID='12'\n# comment\nID=debian\n");
+        assert_eq!(
+            (os["NAME"].as_str(), os["VERSION_ID"].as_str(), os["ID"].as_str()),
+            ("Debian GNU/Linux", "12", "debian")
+        );
+    }
+
+    #[test]
+    fn extensions_are_named_once() {
+        let mut names = EXTENSIONS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), EXTENSIONS.len());
+    }
+}

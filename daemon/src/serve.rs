@@ -1,0 +1,177 @@
+//! Start and end of the daemon.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use berth_images::Images;
+use berth_instances::{Deps, Helpers, Instances};
+use berth_network::Networks;
+use berth_storage::Pools;
+use berth_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    events::Events,
+    operations::Operations,
+    routes,
+    server::{Gate, Server},
+    settings::Settings,
+};
+
+/// How long operations may take to end when the daemon stops.
+const OPERATIONS: Duration = Duration::from_secs(30);
+/// How long connections may take after that.
+const CONNECTIONS: Duration = Duration::from_secs(5);
+/// Where helper programs lie unless they lie beside the daemon.
+const LIBEXEC: &str = "/usr/libexec/berth";
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Data directory.
+    pub dir: PathBuf,
+    /// Group that may use the socket.
+    pub group: Option<String>,
+}
+
+/// Runs the daemon until a signal or `PUT /internal/shutdown`.
+pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let dir = prepare(&options.dir)?;
+    // First of all, because it keeps a second daemon off the directory and the socket.
+    let store = berth_store::open(&dir).await.context("cannot open the state")?;
+    let stop = CancellationToken::new();
+    let (door, gate) = Gate::new();
+    let server = Server::bind(&dir, options.group.as_deref())?;
+    let closing = CancellationToken::new();
+    let serving = tokio::spawn(server.run(gate, closing.clone()));
+
+    let app = tokio::select! {
+        app = open(dir, store, events, stop.clone()) => app,
+        name = signalled() => Err(anyhow::anyhow!("stopped by {name} before it was ready")),
+    };
+    let app = match app {
+        Ok(app) => app,
+        Err(error) => {
+            drop(door);
+            closing.cancel();
+            let _ = tokio::time::timeout(CONNECTIONS, serving).await;
+            return Err(error);
+        }
+    };
+    tokio::spawn(app.clone().forward_lifecycle());
+    door.open(routes::router(app.clone()));
+    notify("READY=1");
+    tracing::info!(dir = %app.dir.display(), millis = began.elapsed().as_millis() as u64, "berthd is ready");
+
+    tokio::select! {
+        name = signalled() => tracing::info!(signal = name, "stopping; instances go on running"),
+        () = stop.cancelled() => tracing::info!("told to stop; instances go on running"),
+    }
+    notify("STOPPING=1");
+    closing.cancel();
+    tokio::select! {
+        () = wind_down(&app, serving) => {}
+        name = signalled() => tracing::warn!(signal = name, "told twice, stopping at once"),
+    }
+    Ok(())
+}
+
+async fn wind_down(app: &App, serving: tokio::task::JoinHandle<()>) {
+    let left = app.operations.stop(OPERATIONS).await;
+    if left > 0 {
+        tracing::warn!(left, "operations did not end in time; the next start finishes or undoes them");
+    }
+    app.events.close();
+    if tokio::time::timeout(CONNECTIONS, serving).await.is_err() {
+        tracing::debug!("some clients did not close their connections");
+    }
+}
+
+/// Opens everything below, in the order of the arrows.
+async fn open(
+    dir: PathBuf,
+    store: Arc<dyn Store>,
+    events: Events,
+    stop: CancellationToken,
+) -> anyhow::Result<Arc<App>> {
+    let settings = Settings::open(store.clone()).await.context("cannot read the server configuration")?;
+    let pools = Pools::open(store.clone(), dir.clone()).await.context("cannot open the storage pools")?;
+    let networks = Networks::open(store.clone(), dir.clone()).await.context("cannot open the networks")?;
+    let images =
+        Images::open(store.clone(), dir.clone(), helper("berth-image")).await.context("cannot open the images")?;
+    let helpers =
+        Helpers { container: helper("berth-container"), vmm: helper("berth-vmm"), agent: helper("berth-agent") };
+    let instances = Instances::open(Deps {
+        store: store.clone(),
+        pools: pools.clone(),
+        networks: networks.clone(),
+        images: images.clone(),
+        dir: dir.clone(),
+        helpers,
+    })
+    .await
+    .context("cannot open the instances")?;
+    let operations = Operations::new(events.clone());
+    Ok(Arc::new(App { dir, store, pools, networks, images, instances, settings, operations, events, stop }))
+}
+
+/// The data directory, made if it is not there. Others may pass through it to volumes, not read it.
+fn prepare(dir: &Path) -> anyhow::Result<PathBuf> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
+    made.with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+    let dir = dir.canonicalize().with_context(|| format!("cannot find the data directory {}", dir.display()))?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))
+        .with_context(|| format!("cannot set the mode of {}; run berthd as root", dir.display()))?;
+    Ok(dir)
+}
+
+/// Where a helper program lies. One that is missing is told now and again by what needs it.
+fn helper(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(name)));
+    let installed = Path::new(LIBEXEC).join(name);
+    match beside {
+        Some(beside) if beside.exists() => beside,
+        beside => {
+            if !installed.exists() {
+                tracing::warn!(program = name, "the helper is neither beside berthd nor in {LIBEXEC}");
+            }
+            if installed.exists() { installed } else { beside.unwrap_or(installed) }
+        }
+    }
+}
+
+/// Waits for a signal to stop and gives its name.
+async fn signalled() -> &'static str {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        tracing::error!("signals cannot be received; stop with \"berthd shutdown\"");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Tells the service manager, if one asked to be told (sd_notify(3)).
+fn notify(state: &str) {
+    use std::os::{linux::net::SocketAddrExt, unix::ffi::OsStrExt, unix::net::SocketAddr, unix::net::UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}
