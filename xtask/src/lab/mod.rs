@@ -91,7 +91,7 @@ fn script(options: &Options) -> Result<String> {
 }
 
 /// `word` as the shell takes it literally.
-fn quote(word: &str) -> String {
+pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -1,0 +1,151 @@
+//! `cargo xtask test`: everything a change must pass.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    build, lab, licences,
+    packages::{self, Purpose},
+};
+
+/// Longest run of all tests of virtual machines in the lab.
+const LAB_TIME: Duration = Duration::from_secs(3600);
+/// Crate of the end-to-end tests. Those of virtual machines are in files `vm_*.rs`, those of this machine in
+/// `host_*.rs`.
+const END_TO_END: &str = "berth-tests";
+
+/// Which tests to run.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Only end-to-end tests whose name contains this; no checks and no unit tests.
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Leave the tests of virtual machines out, and say so.
+    #[arg(long)]
+    pub no_vm: bool,
+}
+
+/// Runs the tests.
+pub fn run(options: &Options) -> Result<()> {
+    packages::ensure(&[Purpose::Build, Purpose::Run])?;
+    if options.only.is_none() {
+        step("format");
+        build::execute(build::cargo().args(["fmt", "--all", "--check"]))?;
+        step("licences");
+        licences::check()?;
+        step("lints");
+        build::execute(build::cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        step("unit tests");
+        let unit = ["test", "--workspace", "--exclude", END_TO_END, "--quiet"];
+        build::execute(build::cargo().args(unit))?;
+    }
+    step("programs");
+    let programs = build::run(&build::Options { release: false })?;
+    let tests = end_to_end_tests()?;
+    let (machines, host): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.name.starts_with("vm_"));
+    let mut failed = Vec::new();
+    step("end-to-end tests on this machine");
+    for test in &host {
+        eprintln!("-- {}", test.name);
+        let mut command = Command::new(&test.program);
+        command.args(options.only.iter()).env("BERTH_BIN_DIR", &programs);
+        if !command.status()?.success() {
+            failed.push(test.name.clone());
+        }
+    }
+    if options.no_vm {
+        eprintln!("== tests of virtual machines were left out (--no-vm)");
+    } else if !machines.is_empty() {
+        step("tests of virtual machines");
+        failed.extend(machine_tests(&machines, &programs, options.only.as_deref())?);
+    }
+    if !failed.is_empty() {
+        bail!("these end-to-end tests failed: {}", failed.join(", "));
+    }
+    eprintln!("== all tests passed");
+    Ok(())
+}
+
+fn step(name: &str) {
+    eprintln!("== {name}");
+}
+
+/// A test program.
+#[derive(Debug)]
+struct Test {
+    name: String,
+    program: PathBuf,
+}
+
+/// Builds the end-to-end tests.
+fn end_to_end_tests() -> Result<Vec<Test>> {
+    let output = build::cargo()
+        .args(["test", "--package", END_TO_END, "--no-run", "--message-format=json", "--quiet"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the end-to-end tests do not build");
+    }
+    let mut tests: Vec<Test> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| {
+            let is_test = message["profile"]["test"] == true && message["target"]["kind"][0] == "test";
+            let name = message["target"]["name"].as_str()?.to_owned();
+            let program = message["executable"].as_str()?.into();
+            is_test.then_some(Test { name, program })
+        })
+        .collect();
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tests)
+}
+
+/// Runs the tests of virtual machines where those can run; gives the names of the failed ones.
+fn machine_tests(tests: &[Test], programs: &std::path::Path, only: Option<&str>) -> Result<Vec<String>> {
+    let probe = Command::new(programs.join("berth-vmm")).arg("probe").output().context("cannot run berth-vmm")?;
+    if probe.status.success() {
+        eprintln!("-- direct: this machine's /dev/kvm runs guests");
+        let mut failed = Vec::new();
+        for test in tests {
+            eprintln!("-- {}", test.name);
+            let mut command = Command::new(&test.program);
+            if !command.args(only).env("BERTH_BIN_DIR", programs).status()?.success() {
+                failed.push(test.name.clone());
+            }
+        }
+        return Ok(failed);
+    }
+    let reason = String::from_utf8_lossy(&probe.stderr);
+    let reason = reason.lines().next().unwrap_or("berth-vmm probe told no reason");
+    eprintln!("-- in the lab, because this machine cannot run guests itself ({reason})");
+    // One machine for all: its boot costs more than many a test.
+    let mut script = String::from("failed=0\n");
+    for test in tests {
+        let arguments = only.map(|only| format!(" {}", lab::quote(only))).unwrap_or_default();
+        let program = lab::quote(&test.program.to_string_lossy());
+        let name = lab::quote(&test.name);
+        script +=
+            &format!("echo '-- '{name} >&2\n{program}{arguments} || {{ echo '-- failed: '{name} >&2; failed=1; }}\n");
+    }
+    script += "exit $failed\n";
+    let bin_directory = format!("BERTH_BIN_DIR={}", programs.display());
+    let command = ["env", &bin_directory, "sh", "-c", &script].map(str::to_owned).to_vec();
+    let status = lab::run(&lab::Options::command(command, LAB_TIME))?;
+    Ok(if status == 0 { Vec::new() } else { vec!["one or more vm_* in the lab (see above)".to_owned()] })
+}
