@@ -15,6 +15,7 @@
 pub mod block;
 pub mod bus;
 pub mod i8042;
+mod limit;
 pub mod net;
 pub mod pci;
 pub mod rng;

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use super::config::Geometry;
 use super::request::{Disk, Request};
 use crate::Memory;
+use crate::limit::Warnings;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, RingError};
 use crate::worker::{Engine, Events, Poller, event_fd};
 
@@ -31,7 +32,7 @@ pub struct BlockEngine {
 impl BlockEngine {
     /// Idle.
     pub fn new(file: File, geometry: Geometry) -> Self {
-        let disk = Disk { file, geometry, write_through: true };
+        let disk = Disk { file, geometry, write_through: true, warnings: Warnings::default() };
         Self { disk, active: None, chain: Chain::default() }
     }
 }
@@ -46,7 +47,7 @@ impl Engine for BlockEngine {
         Ok(())
     }
 
-    fn event(&mut self, _token: u64, _events: Events, _poller: &Poller) -> Result<(), RingError> {
+    fn event(&mut self, _token: u64, _events: Events, poller: &Poller) -> Result<(), RingError> {
         let Some(Active { memory, queue }) = &mut self.active else { return Ok(()) };
         queue.clear_kick();
         queue.disable_kicks(memory)?;
@@ -57,6 +58,11 @@ impl Engine for BlockEngine {
                     continue;
                 }
                 return queue.notify(memory);
+            }
+            if poller.interrupted() {
+                // The driver resets the device; what is not begun need not be.
+                queue.undo_pop();
+                return Ok(());
             }
             let written = serve(&self.disk, memory, &self.chain)?;
             queue.push(memory, self.chain.head, written)?;

@@ -15,6 +15,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::config::{Geometry, MAX_RANGES, MAX_ZERO_SECTORS, SECTOR};
 use crate::Memory;
+use crate::limit::Warnings;
 use crate::virtio::{Chain, IoVecs, RingError};
 
 /// Bytes before the data of a request.
@@ -90,6 +91,8 @@ pub struct Disk {
     pub geometry: Geometry,
     /// Whether each write is synced.
     pub write_through: bool,
+    /// Failures of the file that may still be logged.
+    pub warnings: Warnings,
 }
 
 impl Disk {
@@ -112,7 +115,9 @@ impl Disk {
             Err(Failure::Unsupported) => VIRTIO_BLK_S_UNSUPP,
             Err(Failure::Refused) => VIRTIO_BLK_S_IOERR,
             Err(Failure::File(error)) => {
-                warn!(kind = request.kind, sector = request.sector, %error, "the disk's file failed");
+                if self.warnings.allowed() {
+                    warn!(kind = request.kind, sector = request.sector, %error, "the disk's file failed");
+                }
                 VIRTIO_BLK_S_IOERR
             }
         };

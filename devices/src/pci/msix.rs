@@ -5,6 +5,8 @@ use std::io;
 use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::limit::Warnings;
+
 /// Capability id of MSI-X.
 pub const CAPABILITY_ID: u8 = 0x11;
 /// Bytes of a table entry.
@@ -48,6 +50,7 @@ pub struct Msix {
     sent: Vec<Option<MsiMessage>>,
     enabled: bool,
     masked: bool,
+    warnings: Warnings,
 }
 
 impl Msix {
@@ -56,7 +59,8 @@ impl Msix {
         let mut entry = [0; ENTRY_SIZE];
         entry[12] = ENTRY_MASKED;
         let count = usize::from(count.clamp(1, MAX_VECTORS));
-        Self { backend, table: vec![entry; count], sent: vec![None; count], enabled: false, masked: false }
+        let (table, sent) = (vec![entry; count], vec![None; count]);
+        Self { backend, table, sent, enabled: false, masked: false, warnings: Warnings::default() }
     }
 
     /// Body of the capability for a table and pending bits at these offsets of BAR `bar`, and its write mask.
@@ -104,7 +108,9 @@ impl Msix {
             return;
         }
         self.sent[vector] = wanted;
-        if let Err(error) = self.backend.set_vector(vector as u16, message, !open) {
+        if let Err(error) = self.backend.set_vector(vector as u16, message, !open)
+            && self.warnings.allowed()
+        {
             warn!(vector, %error, "interrupt vector of the guest cannot be set; its device may stall");
         }
     }
@@ -150,9 +156,7 @@ impl Msix {
 
 fn readable(fd: &EventFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use std::os::fd::{AsRawFd, BorrowedFd};
-    // SAFETY: the descriptor is open as long as `fd` is borrowed.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+    let fd = crate::worker::event_fd(fd);
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)), Ok(1))
 }

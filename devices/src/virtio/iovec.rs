@@ -20,7 +20,9 @@ pub struct IoVecs<'m> {
 impl<'m> IoVecs<'m> {
     /// The pieces `segments`; an error if one is not in guest memory.
     pub fn new(memory: &'m Memory, segments: impl Iterator<Item = Segment>) -> Result<Self, RingError> {
-        let mut this = Self { memory, segments: Vec::new(), vecs: Vec::new(), len: 0 };
+        let expected = segments.size_hint().1.unwrap_or_default();
+        let (vecs, known) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
+        let mut this = Self { memory, segments: known, vecs, len: 0 };
         for segment in segments {
             for slice in memory.get_slices(segment.address, segment.len) {
                 let slice = slice?;

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::interrupt::{InterruptLine, SharedStatus, Source};
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 use crate::Memory;
+use crate::limit::Warnings;
 
 /// Bits of the status byte.
 pub mod status {
@@ -103,6 +104,7 @@ pub struct VirtioState {
     accepted: u64,
     queues: Vec<QueueSetup>,
     active: bool,
+    warnings: Warnings,
 }
 
 impl VirtioState {
@@ -124,6 +126,7 @@ impl VirtioState {
             accepted: 0,
             queues,
             active: false,
+            warnings: Warnings::default(),
         })
     }
 
@@ -161,7 +164,7 @@ impl VirtioState {
         }
         let old = self.status.get() & !status::NEEDS_RESET;
         if value & old != old {
-            warn!(device = self.name, old, value, "driver tried to clear bits of the status; ignored");
+            debug!(device = self.name, old, value, "driver tried to clear bits of the status; ignored");
             return;
         }
         let added = value & !old;
@@ -180,7 +183,7 @@ impl VirtioState {
         let foreign = self.accepted & !self.offered;
         let modern = self.accepted & 1 << VIRTIO_F_VERSION_1 != 0;
         if foreign != 0 || !modern {
-            warn!(device = self.name, foreign, modern, "driver's choice of features is refused");
+            debug!(device = self.name, foreign, modern, "driver's choice of features is refused");
         }
         self.status.get() & begun == begun && foreign == 0 && modern
     }
@@ -199,7 +202,9 @@ impl VirtioState {
                 self.active = true;
             }
             Err(error) => {
-                warn!(device = self.name, error, "device could not be activated; it asks the driver for a reset");
+                if self.warnings.allowed() {
+                    warn!(device = self.name, error, "device could not be activated; it asks the driver for a reset");
+                }
                 interrupt.needs_reset();
             }
         }
@@ -245,7 +250,7 @@ impl VirtioState {
     /// The driver writes page `select` of its choice; not allowed any more once features are agreed on.
     pub fn set_driver_features(&mut self, select: u32, value: u32) {
         if self.status.get() & status::FEATURES_OK != 0 {
-            warn!(device = self.name, "driver wrote features after FEATURES_OK; ignored");
+            debug!(device = self.name, "driver wrote features after FEATURES_OK; ignored");
             return;
         }
         match select {
@@ -271,7 +276,7 @@ impl VirtioState {
         let bits = self.status.get();
         let settable = status::FEATURES_OK | status::DRIVER_OK | status::FAILED;
         if bits & settable != status::FEATURES_OK {
-            warn!(device = self.name, status = bits, "driver wrote the set-up of a queue at the wrong time; ignored");
+            debug!(device = self.name, status = bits, "driver wrote the set-up of a queue at the wrong time; ignored");
             return None;
         }
         self.queues.get_mut(usize::from(index)).filter(|queue| !queue.enabled)

@@ -12,6 +12,7 @@ mod tests;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use poller::{Events, Poller};
 
+use crate::limit::Warnings;
 use crate::virtio::{ActivateError, Activation, Interrupt, RingError};
 
 /// What a thread is for; the machine confines each kind with its own filter.
@@ -86,6 +88,7 @@ enum Command {
 pub struct Worker {
     commands: Option<Sender<Command>>,
     wake: EventFd,
+    interrupted: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -94,7 +97,9 @@ impl Worker {
     pub fn spawn(name: &str, kind: ThreadKind, engine: impl Engine, setup: &ThreadSetup) -> io::Result<Self> {
         let (commands, receiver) = channel();
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let (mut thread, setup) = (Thread::new(name, engine, receiver, wake.try_clone()?)?, setup.clone());
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let mut thread = Thread::new(name, engine, receiver, wake.try_clone()?, interrupted.clone())?;
+        let setup = setup.clone();
         let (ready, result) = sync_channel(1);
         let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE).spawn(move || {
             let outcome = setup(kind);
@@ -104,10 +109,11 @@ impl Worker {
             }
         })?;
         result.recv().unwrap_or_else(|_| Err(io::Error::other("the device's thread died in its set-up")))?;
-        Ok(Self { commands: Some(commands), wake, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), wake, interrupted, thread: Some(thread) })
     }
 
     fn send(&self, command: Command) -> bool {
+        self.interrupted.store(true, Ordering::Release);
         let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok());
         sent && self.wake.write(1).is_ok()
     }
@@ -130,6 +136,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.commands = None;
+        self.interrupted.store(true, Ordering::Release);
         let _ = self.wake.write(1);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -151,19 +158,28 @@ struct Thread<E> {
     engine: E,
     commands: Receiver<Command>,
     wake: EventFd,
+    interrupted: Arc<AtomicBool>,
     poller: Poller,
+    warnings: Warnings,
     /// Some while active.
     interrupt: Option<Interrupt>,
 }
 
 impl<E: Engine> Thread<E> {
-    fn new(name: &str, engine: E, commands: Receiver<Command>, wake: EventFd) -> io::Result<Self> {
-        let poller = Self::poller(&wake)?;
-        Ok(Self { name: name.to_owned(), engine, commands, wake, poller, interrupt: None })
+    fn new(
+        name: &str,
+        engine: E,
+        commands: Receiver<Command>,
+        wake: EventFd,
+        interrupted: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let poller = Self::poller(&wake, &interrupted)?;
+        let warnings = Warnings::default();
+        Ok(Self { name: name.to_owned(), engine, commands, wake, interrupted, poller, warnings, interrupt: None })
     }
 
-    fn poller(wake: &EventFd) -> io::Result<Poller> {
-        let poller = Poller::new()?;
+    fn poller(wake: &EventFd, interrupted: &Arc<AtomicBool>) -> io::Result<Poller> {
+        let poller = Poller::new(interrupted.clone())?;
         poller.add(event_fd(wake), WAKE, Events::IN)?;
         Ok(poller)
     }
@@ -207,6 +223,8 @@ impl<E: Engine> Thread<E> {
 
     fn obey(&mut self) -> Heard {
         let _ = self.wake.read();
+        // Before the commands are taken: one that is sent meanwhile sets it again.
+        self.interrupted.store(false, Ordering::Release);
         let mut heard = Heard::Nothing;
         loop {
             match self.commands.try_recv() {
@@ -232,7 +250,9 @@ impl<E: Engine> Thread<E> {
     }
 
     fn broken(&mut self, error: &str) {
-        warn!(device = self.name, error, "device stopped; it asks the driver for a reset");
+        if self.warnings.allowed() {
+            warn!(device = self.name, error, "device stopped; it asks the driver for a reset");
+        }
         if let Some(interrupt) = self.interrupt.clone() {
             self.stop();
             interrupt.needs_reset();
@@ -243,7 +263,7 @@ impl<E: Engine> Thread<E> {
         if self.interrupt.take().is_none() {
             return;
         }
-        match Self::poller(&self.wake) {
+        match Self::poller(&self.wake, &self.interrupted) {
             Ok(poller) => self.poller = poller,
             // Events of the former activation then reach an idle engine, which ignores them.
             Err(error) => warn!(device = self.name, %error, "no new poller"),

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rustix::event::{Timespec, epoll};
@@ -15,12 +17,18 @@ const BATCH: usize = 64;
 /// A set of descriptors to wait for. Dropping it forgets all of them.
 pub struct Poller {
     epoll: OwnedFd,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Poller {
-    /// Nothing to wait for yet.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+    /// Nothing to wait for yet. `interrupted` is set while the loop is wanted elsewhere.
+    pub(super) fn new(interrupted: Arc<AtomicBool>) -> io::Result<Self> {
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, interrupted })
+    }
+
+    /// Whether a vCPU waits for the device to stop: an engine that does slow work looks here between two pieces.
+    pub fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
     }
 
     /// Waits for `events` of `fd` too, and reports them with `token`.

@@ -9,6 +9,7 @@ use super::common::{self, Common};
 use super::line::MsixLine;
 use super::{BAR, BAR_SIZE, COMMON, DEVICE, ISR, Kicks, MAX_QUEUES, NOTIFY, NOTIFY_STEP, PENDING, TABLE};
 use crate::Memory;
+use crate::limit::Warnings;
 use crate::pci::{BarRequest, ConfigSpace, Identity, Msix, MsixBackend, PciDevice, msix};
 use crate::virtio::{VirtioDevice, VirtioState, device_type};
 
@@ -36,6 +37,7 @@ pub struct VirtioPci {
     kicks: Box<dyn Kicks>,
     /// Address at which each queue's eventfd is registered.
     registered: Vec<Option<u64>>,
+    warnings: Warnings,
 }
 
 impl VirtioPci {
@@ -66,7 +68,18 @@ impl VirtioPci {
         let line = Arc::new(MsixLine::new(&msix, queues)?);
         let state = VirtioState::new(name, device, memory, line.clone())?;
         let (common, registered) = (Common::default(), vec![None; queues]);
-        Ok(Self { config, msix, msix_register, window_register, common, state, line, kicks, registered })
+        Ok(Self {
+            config,
+            msix,
+            msix_register,
+            window_register,
+            common,
+            state,
+            line,
+            kicks,
+            registered,
+            warnings: Warnings::default(),
+        })
     }
 
     /// The state machine behind the registers.
@@ -85,6 +98,7 @@ impl VirtioPci {
             }
             if let Some(address) = registered.take()
                 && let Err(error) = self.kicks.unregister(address, queue.kick())
+                && self.warnings.allowed()
             {
                 warn!(device = self.state.name(), index, %error, "notification of a queue cannot be taken back");
             }
@@ -92,9 +106,10 @@ impl VirtioPci {
                 match self.kicks.register(address, queue.kick()) {
                     Ok(()) => *registered = Some(address),
                     // The transport's own notification registers work too, only slower.
-                    Err(error) => {
+                    Err(error) if self.warnings.allowed() => {
                         warn!(device = self.state.name(), index, %error, "notification of a queue is not accelerated");
                     }
+                    Err(_) => {}
                 }
             }
         }
@@ -195,7 +210,7 @@ fn identity(kind: u32) -> Identity {
     let class = match kind {
         device_type::NET => 0x02_0000,
         device_type::BLOCK => 0x01_8000,
-        device_type::VSOCK => 0x02_8000,
+        device_type::VSOCK => 0x07_8000,
         _ => 0x00_ff00,
     };
     let device = DEVICE_BASE + kind as u16;
