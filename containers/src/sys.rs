@@ -133,6 +133,15 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     check(result).map(drop)
 }
 
+/// Closes all descriptors from `first` on.
+///
+/// # Safety
+/// Nothing in the process may own any of them.
+pub unsafe fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: takes numbers only; the caller vouches for the descriptors.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
 /// Makes `fd` descriptor number `target`, which stays open on exec.
 pub fn install_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers only; the callers are about to exec and own the low descriptors.

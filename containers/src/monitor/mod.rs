@@ -27,6 +27,9 @@ const DESCRIPTORS: u64 = 1_048_576;
 
 /// Runs to the end of the container. The daemon is told of a failure to start it by the handshake.
 pub fn main(run_dir: &Path) -> Result<()> {
+    // What else the daemon may have left open would stay open as long as the container runs.
+    // SAFETY: first thing in the process; all it owns are the standard descriptors and that of the handshake.
+    unsafe { sys::close_from(handshake::HANDSHAKE_FD as u32 + 1) }.context("close inherited descriptors")?;
     let daemon = handshake::take_endpoint().context("take the handshake's socket")?;
     match start(run_dir, &daemon) {
         Ok(server) => {

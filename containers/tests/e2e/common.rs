@@ -1,13 +1,10 @@
 //! A container around busybox, and a client for its monitor.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -318,16 +315,15 @@ pub fn cgroup_of(spec: &ContainerSpec, controller: &str) -> PathBuf {
     let dirs = cgroup_dirs(&spec.uuid);
     let found = dirs.iter().find(|dir| {
         !dir.to_string_lossy().ends_with(".monitor")
-            && dir.ancestors().nth(2).unwrap().file_name().unwrap().to_string_lossy().split(',').any(|c| c == controller)
+            && dir
+                .ancestors()
+                .nth(2)
+                .unwrap()
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .split(',')
+                .any(|c| c == controller)
     });
     found.unwrap_or_else(|| panic!("{controller}: {dirs:?}")).clone()
-}
-
-/// Asks one thing of a file server and returns its stream.
-pub fn send_request(stream: &mut UnixStream, request: &berth_guest::protocol::FileRequest) {
-    berth_guest::frame::write_json(stream, request).unwrap();
-}
-
-pub fn write_all(mut to: impl Write, text: &str) {
-    to.write_all(text.as_bytes()).unwrap();
 }
