@@ -2,7 +2,10 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
+use proptest::prelude::*;
+
 use super::{Block, BlockConfig};
+use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, malformed_chains};
 use crate::virtio::VirtioDevice;
 use crate::worker::no_setup;
@@ -183,5 +186,21 @@ fn configuration_reads_at_any_width() {
     assert_eq!(all[60..], [0xaa; 10], "the transport zeroes the rest");
     for (offset, width) in [(0, 1), (3, 2), (7, 4), (58, 8), (61, 4), (u64::MAX, 8)] {
         rig.block.read_config(offset, &mut vec![0; width]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_rings_are_survived(rings in rings(1)) {
+        let mut rig = rig(false);
+        rig.block.reset();
+        torment(&mut rig.block, FLUSH, &rings);
+        prop_assert_eq!(rig.file.metadata().unwrap().len(), SIZE as u64, "nothing is written behind the end");
+        let (driver, activation) = Driver::new(&[256], FLUSH, true);
+        rig.driver = driver;
+        rig.block.activate(activation).unwrap();
+        prop_assert_eq!(rig.request(0, 0, &[(BUFFER, 512, true)]), (0, 513));
     }
 }

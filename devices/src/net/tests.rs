@@ -4,8 +4,11 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::Net;
 use super::tap::Link;
+use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, malformed_chains};
 use crate::virtio::VirtioDevice;
 use crate::worker::no_setup;
@@ -195,5 +198,28 @@ fn configuration_tells_address_mtu_and_link() {
     assert_eq!(space[6..], [1, 0, 1, 0, 0xdc, 5]);
     for offset in [5, 11, 12, u64::MAX] {
         rig.net.read_config(offset, &mut [0; 8]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_rings_are_survived(rings in rings(2), features in prop_oneof![Just(0), Just(MERGEABLE), Just(MERGEABLE | TSO)]) {
+        let mut rig = rig(0);
+        rig.net.reset();
+        for len in [12, 60, 1500] {
+            rig.host.send(&frame(len, 1)).unwrap();
+        }
+        torment(&mut rig.net, features, &rings);
+        rig.host.set_nonblocking(true).unwrap();
+        while rig.host.recv(&mut [0; 10]).is_ok() {}
+        rig.host.set_nonblocking(false).unwrap();
+        let (driver, activation) = Driver::new(&[256, 256], 0, true);
+        rig.driver = driver;
+        rig.net.activate(activation).unwrap();
+        rig.driver.write(DATA, &frame(60, 7));
+        rig.driver.request(1, &[(DATA, 60, false)]);
+        prop_assert_eq!(rig.receive().len(), 60);
     }
 }

@@ -1,4 +1,7 @@
+use proptest::prelude::*;
+
 use super::Rng;
+use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, malformed_chains};
 use crate::virtio::VirtioDevice;
 use crate::worker::no_setup;
@@ -43,4 +46,17 @@ fn nothing_is_written_after_a_reset() {
     rng.reset();
     assert_eq!(driver.queues[0].used(), None);
     assert_eq!(driver.read(DATA, 16), [0; 16]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_rings_are_survived(rings in rings(1)) {
+        let mut rng = Rng::new(&no_setup()).unwrap();
+        torment(&mut rng, 0, &rings);
+        let (mut driver, activation) = Driver::new(&[64], 0, true);
+        rng.activate(activation).unwrap();
+        prop_assert_eq!(driver.request(0, &[(DATA, 8, true)]), 8);
+    }
 }

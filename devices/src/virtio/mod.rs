@@ -7,6 +7,8 @@ pub mod iovec;
 pub mod pci;
 mod queue;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Buffers, Chain, RingError, Segment};
 pub use device::{ActivateError, Activation, VirtioDevice, device_type};

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::packet::{HEADER, HOST, Header, NO_RECEIVE, NO_SEND, STREAM, op};
 use super::{Vsock, VsockConfig};
+use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, malformed_chains};
 use crate::virtio::VirtioDevice;
 use crate::worker::no_setup;
@@ -474,6 +475,19 @@ proptest! {
                 rig.post(at);
             }
         }
+        rig.restart(8);
+        rig.connect(80);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_rings_are_survived(rings in rings(3)) {
+        let mut rig = rig(0);
+        rig.vsock.reset();
+        torment(&mut rig.vsock, 0, &rings);
         rig.restart(8);
         rig.connect(80);
     }

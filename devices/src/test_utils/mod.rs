@@ -1,5 +1,7 @@
 //! A fake driver on real guest memory, and fakes of the seams to the machine.
 
+pub mod hostile;
+
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -120,7 +122,7 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    fn new(memory: &Memory, index: u16, size: u16) -> Self {
+    pub fn new(memory: &Memory, index: u16, size: u16) -> Self {
         let base = 0x1000 + u64::from(index) * 0x1_0000;
         // Ask for every interrupt, whether by flag or by event index.
         let this =
