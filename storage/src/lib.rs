@@ -1,1 +1,19 @@
-//! To be written.
+//! Storage: pools, and the volumes of instances in them.
+//!
+//! A pool is a document in the store and a place that a driver looks after. A volume is a directory: that of a
+//! container holds `rootfs/`, that of a virtual machine `root.img`. A volume is never seen half-made: it is filled as a
+//! [`PendingVolume`] and appears when it is committed. It is never seen half-removed either: removing one moves it
+//! aside at once, and its files go in the background.
+
+mod dir;
+mod driver;
+mod error;
+mod pools;
+mod reaper;
+mod tree;
+mod volume;
+
+pub use driver::Resources;
+pub use error::{ErrorKind, StorageError};
+pub use pools::{Config, Pool, Pools};
+pub use volume::{PendingVolume, VolumeKind};
