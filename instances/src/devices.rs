@@ -75,9 +75,10 @@ pub fn parse(name: &str, config: &Config, kind: Option<Kind>) -> Result<Device, 
         Some("none") => keys.only(&[]).map(|()| Device::None),
         Some("nic") => nic(&keys).map(Device::Nic),
         Some("disk") => disk(&keys, kind),
-        Some(known @ ("unix-char" | "unix-block" | "unix-hotplug" | "usb" | "gpu" | "infiniband" | "proxy" | "tpm" | "pci")) => {
-            Err(format!("devices of type \"{known}\" are not supported by this version of Berth; remove it"))
-        }
+        Some(
+            known @ ("unix-char" | "unix-block" | "unix-hotplug" | "usb" | "gpu" | "infiniband" | "proxy" | "tpm"
+            | "pci"),
+        ) => Err(format!("devices of type \"{known}\" are not supported by this version of Berth; remove it")),
         Some(other) => Err(match closest(other, ["disk", "nic", "none"].into_iter()) {
             Some(near) => format!("unknown type \"{other}\"; did you mean \"{near}\"?"),
             None => format!("unknown type \"{other}\"; use disk, nic or none"),
@@ -130,7 +131,9 @@ impl Keys<'_> {
             None => Ok(()),
             Some(key) => Err(match closest(key, known.iter().copied()) {
                 Some(near) => format!("unknown key \"{key}\"; did you mean \"{near}\"?"),
-                None => format!("key \"{key}\" is unknown or not supported by this version; known: {}", known.join(", ")),
+                None => {
+                    format!("key \"{key}\" is unknown or not supported by this version; known: {}", known.join(", "))
+                }
             }),
         }
     }
@@ -227,7 +230,9 @@ mod tests {
 
     #[test]
     fn nics_name_a_network_either_way() {
-        for keys in [&[("type", "nic"), ("network", "b0")][..], &[("type", "nic"), ("nictype", "bridged"), ("parent", "b0")]] {
+        for keys in
+            [&[("type", "nic"), ("network", "b0")][..], &[("type", "nic"), ("nictype", "bridged"), ("parent", "b0")]]
+        {
             let Device::Nic(nic) = device(keys).unwrap() else { panic!("not a NIC") };
             assert_eq!(nic.network, "b0");
         }

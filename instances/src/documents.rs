@@ -1,6 +1,7 @@
 //! Saved state: the documents this crate keeps in the store, and their keys.
 
-use berth_store::{Document, Key};
+use berth_store::Key;
+use berth_store::doc::Document;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -1,8 +1,8 @@
 //! What can go wrong with an instance.
 
 use berth_images::Error as ImageError;
-use berth_network::Error as NetworkError;
-use berth_storage::Error as StorageError;
+use berth_network::NetworkError;
+use berth_storage::StorageError;
 use berth_store::StoreError;
 
 /// Class of an error, for whoever has to answer a client.
@@ -20,6 +20,20 @@ pub enum ErrorKind {
     Busy,
     /// A part of the system failed.
     Internal,
+}
+
+/// The classes of the crates below have the same names.
+macro_rules! lift {
+    ($below:ident, $kind:expr) => {
+        match $kind {
+            $below::ErrorKind::NotFound => ErrorKind::NotFound,
+            $below::ErrorKind::Conflict => ErrorKind::Conflict,
+            $below::ErrorKind::Invalid => ErrorKind::Invalid,
+            $below::ErrorKind::Precondition => ErrorKind::Precondition,
+            $below::ErrorKind::Busy => ErrorKind::Busy,
+            $below::ErrorKind::Internal => ErrorKind::Internal,
+        }
+    };
 }
 
 /// An error of this crate.
@@ -117,10 +131,11 @@ impl Error {
                 Guest::PermissionDenied | Guest::Invalid | Guest::NotSupported => ErrorKind::Invalid,
                 Guest::NoSpace | Guest::Other => ErrorKind::Internal,
             },
-            Self::Storage(e) => below(e.kind() as u8),
-            Self::Network(e) => below(e.kind() as u8),
-            Self::Image(e) => below(e.kind() as u8),
-            Self::Runtime(_) | Self::Store(_) | Self::Io { .. } => ErrorKind::Internal,
+            Self::Store(e) => lift!(berth_store, e.kind()),
+            Self::Storage(e) => lift!(berth_storage, e.kind()),
+            Self::Network(e) => lift!(berth_network, e.kind()),
+            Self::Image(e) => lift!(berth_images, e.kind()),
+            Self::Runtime(_) | Self::Io { .. } => ErrorKind::Internal,
         }
     }
 
@@ -128,8 +143,4 @@ impl Error {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
-}
-
-fn below(_kind: u8) -> ErrorKind {
-    ErrorKind::Internal
 }

@@ -6,8 +6,8 @@ use crate::model::{Config, Devices};
 /// A device is replaced as a whole. Devices of type `none` stay, so that a reader sees what they take away.
 pub(crate) fn expand<'a>(
     profiles: impl Iterator<Item = (&'a Config, &'a Devices)>,
-    config: &Config,
-    devices: &Devices,
+    config: &'a Config,
+    devices: &'a Devices,
 ) -> (Config, Devices) {
     let mut expanded = (Config::new(), Devices::new());
     for (config, devices) in profiles.chain(std::iter::once((config, devices))) {

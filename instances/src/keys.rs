@@ -38,16 +38,51 @@ const KEYS: &[(&str, Form, Applies)] = &[
 
 /// Keys of LXD 5.0 that are known and not served yet.
 const NOT_YET: &[&str] = &[
-    "agent.nic_config", "boot.autostart.delay", "boot.stop.priority", "cloud-init.network-config", "cloud-init.user-data",
-    "cloud-init.vendor-data", "cluster.evacuate", "limits.cpu.priority", "limits.disk.priority", "limits.memory.enforce",
-    "limits.memory.hugepages", "limits.memory.swap.priority", "limits.network.priority", "linux.kernel_modules",
-    "migration.incremental.memory", "migration.incremental.memory.goal", "migration.incremental.memory.iterations",
-    "migration.stateful", "nvidia.driver.capabilities", "nvidia.require.cuda", "nvidia.require.driver", "nvidia.runtime",
-    "raw.apparmor", "raw.idmap", "raw.lxc", "raw.qemu", "raw.qemu.conf", "raw.seccomp", "security.agent.metrics",
-    "security.devlxd", "security.devlxd.images", "security.idmap.base", "security.idmap.isolated", "security.idmap.size",
-    "security.privileged", "security.protection.shift", "security.secureboot", "security.syscalls.allow",
-    "security.syscalls.deny", "security.syscalls.deny_compat", "security.syscalls.deny_default", "snapshots.expiry",
-    "snapshots.pattern", "snapshots.schedule", "snapshots.schedule.stopped",
+    "agent.nic_config",
+    "boot.autostart.delay",
+    "boot.stop.priority",
+    "cloud-init.network-config",
+    "cloud-init.user-data",
+    "cloud-init.vendor-data",
+    "cluster.evacuate",
+    "limits.cpu.priority",
+    "limits.disk.priority",
+    "limits.memory.enforce",
+    "limits.memory.hugepages",
+    "limits.memory.swap.priority",
+    "limits.network.priority",
+    "linux.kernel_modules",
+    "migration.incremental.memory",
+    "migration.incremental.memory.goal",
+    "migration.incremental.memory.iterations",
+    "migration.stateful",
+    "nvidia.driver.capabilities",
+    "nvidia.require.cuda",
+    "nvidia.require.driver",
+    "nvidia.runtime",
+    "raw.apparmor",
+    "raw.idmap",
+    "raw.lxc",
+    "raw.qemu",
+    "raw.qemu.conf",
+    "raw.seccomp",
+    "security.agent.metrics",
+    "security.devlxd",
+    "security.devlxd.images",
+    "security.idmap.base",
+    "security.idmap.isolated",
+    "security.idmap.size",
+    "security.privileged",
+    "security.protection.shift",
+    "security.secureboot",
+    "security.syscalls.allow",
+    "security.syscalls.deny",
+    "security.syscalls.deny_compat",
+    "security.syscalls.deny_default",
+    "snapshots.expiry",
+    "snapshots.pattern",
+    "snapshots.schedule",
+    "snapshots.schedule.stopped",
 ];
 const NOT_YET_PREFIXES: &[&str] =
     &["limits.hugepages.", "limits.kernel.", "linux.sysctl.", "security.syscalls.intercept."];
@@ -156,15 +191,24 @@ mod tests {
     #[test]
     fn served_keys_take_good_values_only() {
         for (key, value) in [
-            ("limits.cpu", "2"), ("limits.cpu", "0-1"), ("limits.memory", "50%"), ("limits.memory", "512MiB"),
-            ("limits.cpu.allowance", "25ms/100ms"), ("user.anything", "at all"), ("environment.LANG", "C"),
+            ("limits.cpu", "2"),
+            ("limits.cpu", "0-1"),
+            ("limits.memory", "50%"),
+            ("limits.memory", "512MiB"),
+            ("limits.cpu.allowance", "25ms/100ms"),
+            ("user.anything", "at all"),
+            ("environment.LANG", "C"),
             ("limits.memory", ""),
         ] {
             assert_eq!(one(key, value, Some(Kind::Container)), Ok(()), "{key}={value}");
         }
         for (key, value) in [
-            ("limits.cpu", "0"), ("limits.memory", "lots"), ("limits.memory", "101%"), ("security.nesting", "maybe"),
-            ("limits.cpu.allowance", "25ms/10s"), ("user.", "x"),
+            ("limits.cpu", "0"),
+            ("limits.memory", "lots"),
+            ("limits.memory", "101%"),
+            ("security.nesting", "maybe"),
+            ("limits.cpu.allowance", "25ms/10s"),
+            ("user.", "x"),
         ] {
             assert!(one(key, value, Some(Kind::Container)).is_err(), "{key}={value}");
         }

@@ -6,14 +6,14 @@ use rand::seq::IndexedRandom;
 pub const MAX_NAME: usize = 63;
 
 const ADJECTIVES: &[&str] = &[
-    "able", "brave", "bright", "calm", "clever", "eager", "fair", "fast", "fond", "free", "glad", "good", "keen", "kind",
-    "light", "lively", "loyal", "merry", "mild", "neat", "patient", "proud", "quick", "quiet", "ready", "sharp", "smart",
-    "steady", "sunny", "sure", "tidy", "warm", "wise",
+    "able", "brave", "bright", "calm", "clever", "eager", "fair", "fast", "fond", "free", "glad", "good", "keen",
+    "kind", "light", "lively", "loyal", "merry", "mild", "neat", "patient", "proud", "quick", "quiet", "ready",
+    "sharp", "smart", "steady", "sunny", "sure", "tidy", "warm", "wise",
 ];
 const ANIMALS: &[&str] = &[
-    "ant", "badger", "bear", "beaver", "bee", "crab", "crane", "deer", "dolphin", "duck", "eagle", "falcon", "finch", "fox",
-    "gull", "hare", "heron", "ibex", "jay", "lark", "lynx", "mole", "otter", "owl", "pike", "raven", "robin", "seal",
-    "shrew", "swan", "toad", "trout", "whale", "wren",
+    "ant", "badger", "bear", "beaver", "bee", "crab", "crane", "deer", "dolphin", "duck", "eagle", "falcon", "finch",
+    "fox", "gull", "hare", "heron", "ibex", "jay", "lark", "lynx", "mole", "otter", "owl", "pike", "raven", "robin",
+    "seal", "shrew", "swan", "toad", "trout", "whale", "wren",
 ];
 
 /// Checks the name of an instance.

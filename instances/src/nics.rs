@@ -79,9 +79,9 @@ pub(crate) fn hwaddr_key(device: &str) -> String {
 /// MAC addresses for the NICs that have none yet, in Berth's (Xen's, as LXD's) range 00:16:3e.
 pub(crate) fn invent_addresses(instance: &Instance) -> Result<Config> {
     let nics = plan::nics(&instance.expanded_devices, instance.kind).map_err(Error::Invalid)?;
-    let missing = nics.into_iter().filter(|(device, nic)| {
-        nic.hwaddr.is_none() && !instance.volatile.contains_key(&hwaddr_key(device))
-    });
+    let missing = nics
+        .into_iter()
+        .filter(|(device, nic)| nic.hwaddr.is_none() && !instance.volatile.contains_key(&hwaddr_key(device)));
     Ok(missing
         .map(|(device, _)| {
             let [a, b, c]: [u8; 3] = rand::random();

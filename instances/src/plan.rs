@@ -96,7 +96,8 @@ impl Plan {
             Some(Cpus::Count(count)) => *count,
             Some(Cpus::Set(set)) => crate::values::parse_cpu_set(set)?.len() as u32,
         };
-        u8::try_from(count).map_err(|_| format!("limits.cpu: {count} is more than the 255 CPUs a virtual machine can have"))
+        u8::try_from(count)
+            .map_err(|_| format!("limits.cpu: {count} is more than the 255 CPUs a virtual machine can have"))
     }
 
     /// Memory of a virtual machine in bytes.

@@ -177,10 +177,14 @@ fn check(config: &Config, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+fn check_name(name: &str) -> std::result::Result<(), String> {
     let good = !name.is_empty()
         && name.len() <= 63
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'&' | b'#' | b'%'));
-    if good { Ok(()) } else { Err(format!("Invalid profile name \"{name}\": use up to 63 letters, digits, '-' and '_'")) }
+    if good {
+        Ok(())
+    } else {
+        Err(format!("Invalid profile name \"{name}\": use up to 63 letters, digits, '-' and '_'"))
+    }
 }

@@ -98,10 +98,7 @@ impl Projects {
             config.entry((*key).to_owned()).or_insert_with(|| (*value).to_owned());
         }
         check_config(&config).map_err(Error::Invalid)?;
-        let profile = ProfileDoc {
-            description: format!("Default profile of project {name}"),
-            ..ProfileDoc::default()
-        };
+        let profile = ProfileDoc { description: format!("Default profile of project {name}"), ..ProfileDoc::default() };
         let mut txn = Txn::new()
             .absent(project_key(name))
             .write(doc::put(project_key(name), &ProjectDoc { description, config: config.clone() }));
@@ -173,7 +170,7 @@ fn not_found(name: &str) -> Error {
     Error::NotFound { what: "Project", name: name.to_owned(), project: name.to_owned() }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+fn check_name(name: &str) -> std::result::Result<(), String> {
     let good = !name.is_empty()
         && name.len() <= 63
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
@@ -181,7 +178,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("Invalid project name \"{name}\": use letters, digits, '-' and '.'")) }
 }
 
-fn check_config(config: &Config) -> Result<(), String> {
+fn check_config(config: &Config) -> std::result::Result<(), String> {
     for (key, value) in config {
         if FEATURES.iter().any(|(name, _)| name == key) {
             parse_bool(value).map_err(|e| format!("value of \"{key}\": {e}"))?;

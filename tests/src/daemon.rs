@@ -46,7 +46,11 @@ impl Daemon {
             .spawn()
             .expect("berthd can be started; `cargo xtask build` makes it");
         self.child = Some(child);
-        let ready = Run::new(program("berthd"), ["waitready", "--timeout", PATIENCE, "--dir"].map(PathBuf::from).iter().chain([&self.dir().to_owned()])).any();
+        let ready = Run::new(
+            program("berthd"),
+            ["waitready", "--timeout", PATIENCE, "--dir"].map(PathBuf::from).iter().chain([&self.dir().to_owned()]),
+        )
+        .any();
         assert_eq!(ready.status, 0, "berthd is not ready: {}\n{}", ready.stderr, self.log());
     }
 

@@ -14,9 +14,9 @@ properties:
 const INITTAB: &str = "::sysinit:/bin/true\n::respawn:/bin/sleep 86400\n::shutdown:/bin/true\n";
 
 const NAMES: &[&str] = &[
-    "sh", "cat", "echo", "ls", "id", "env", "sleep", "true", "false", "mount", "umount", "hostname", "ip", "ping", "udhcpc",
-    "ps", "kill", "stty", "mkdir", "rm", "touch", "test", "head", "readlink", "ln", "mkfifo", "mknod", "dd", "nslookup",
-    "tty", "pwd", "grep", "tr", "seq", "yes", "wc",
+    "sh", "cat", "echo", "ls", "id", "env", "sleep", "true", "false", "mount", "umount", "hostname", "ip", "ping",
+    "udhcpc", "ps", "kill", "stty", "mkdir", "rm", "touch", "test", "head", "readlink", "ln", "mkfifo", "mknod", "dd",
+    "nslookup", "tty", "pwd", "grep", "tr", "seq", "yes", "wc",
 ];
 
 /// A unified image tarball with a static busybox, written to `dir`.

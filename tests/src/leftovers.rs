@@ -81,15 +81,21 @@ impl Leftovers {
         let tables = Run::new("nft", ["list", "tables"]).ok();
         let mut left = Vec::new();
         for network in &self.links_before {
-            left.extend(links.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("link {line}")));
-            left.extend(tables.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("nft {line}")));
+            left.extend(
+                links.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("link {line}")),
+            );
+            left.extend(
+                tables.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("nft {line}")),
+            );
         }
         left
     }
 
     fn files(&self) -> Vec<String> {
         let mut left = Vec::new();
-        for sub in ["run", "logs", "networks", "storage-pools/default/containers", "storage-pools/default/virtual-machines"] {
+        for sub in
+            ["run", "logs", "networks", "storage-pools/default/containers", "storage-pools/default/virtual-machines"]
+        {
             for entry in std::fs::read_dir(self.dir.join(sub)).into_iter().flatten().flatten() {
                 left.push(format!("file {}", entry.path().display()));
             }

@@ -68,7 +68,8 @@ fn a_killed_monitor_leaves_nothing_and_is_reported() {
     let daemon = with_image();
     daemon.berth("launch busybox c1").ok();
     let run = std::fs::read_dir(daemon.dir().join("run")).unwrap().flatten().next().unwrap().path();
-    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(run.join("supervisor.json")).unwrap()).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run.join("supervisor.json")).unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(record["pid"].as_i64().unwrap() as i32).unwrap();
     // Whoever asks for events sees the end; no need to look again and again.
     let wait = daemon.berth("monitor --type lifecycle --until instance-shutdown");

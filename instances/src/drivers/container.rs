@@ -43,7 +43,9 @@ impl Driver for ContainerDriver {
             Some((project, fingerprint)) => {
                 Ok(source.images.unpack_rootfs(project, fingerprint, volume, progress).await?)
             }
-            None => tokio::fs::create_dir(volume.join(ROOTFS)).await.map_err(Error::io("make an empty root file system")),
+            None => {
+                tokio::fs::create_dir(volume.join(ROOTFS)).await.map_err(Error::io("make an empty root file system"))
+            }
         }
     }
 
@@ -57,7 +59,8 @@ impl Driver for ContainerDriver {
 
     async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession> {
         let terminal = spec.terminal.is_some();
-        let (pipes, fds) = if terminal { (None, Vec::new()) } else { make_pipes().map(|(ours, theirs)| (Some(ours), theirs))? };
+        let (pipes, fds) =
+            if terminal { (None, Vec::new()) } else { make_pipes().map(|(ours, theirs)| (Some(ours), theirs))? };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let conversation = Conversation::open(run_dir, &Request::Exec(spec), &borrowed).await?;
         drop(fds);
@@ -154,7 +157,10 @@ fn make_pipes() -> Result<(ExecIo, Vec<OwnedFd>)> {
 
 /// Passes inputs on until the program ends. When the caller's half is dropped the conversation ends, which kills
 /// the program.
-async fn follow(conversation: Conversation, mut inputs: mpsc::Receiver<berth_supervisor::protocol::Input>) -> Result<i32> {
+async fn follow(
+    conversation: Conversation,
+    mut inputs: mpsc::Receiver<berth_supervisor::protocol::Input>,
+) -> Result<i32> {
     loop {
         tokio::select! {
             answer = conversation.answer() => return match answer?.0 {

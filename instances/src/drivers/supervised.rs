@@ -75,7 +75,9 @@ impl Launch {
         let mut child = self.child;
         // The child is reaped whenever it ends; its end as such is told by its control socket.
         tokio::spawn(async move { child.wait().await });
-        adopt(run_dir).await?.ok_or_else(|| Error::Runtime(format!("instance \"{}\" ended while it started; its log tells why", self.name)))
+        adopt(run_dir).await?.ok_or_else(|| {
+            Error::Runtime(format!("instance \"{}\" ended while it started; its log tells why", self.name))
+        })
     }
 
     async fn next(&mut self) -> Result<(Progress, Vec<OwnedFd>)> {
@@ -97,7 +99,10 @@ impl Launch {
     }
 
     fn unexpected(&self, message: &Progress) -> Error {
-        Error::Runtime(format!("the supervisor of instance \"{}\" said {message:?} out of turn; do the programs belong to one version?", self.name))
+        Error::Runtime(format!(
+            "the supervisor of instance \"{}\" said {message:?} out of turn; do the programs belong to one version?",
+            self.name
+        ))
     }
 }
 

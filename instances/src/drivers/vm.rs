@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use berth_agent::initrd::{self, Module};
 use berth_guest::client;
 use berth_guest::protocol::{AGENT_PORT, ExecSpec, GuestState};
 use berth_images::{BootFiles, Images, Progress};
 use berth_supervisor::handshake::FdIndex;
 use berth_supervisor::protocol::{Input, Request};
 use berth_vmm::spec::{DiskSpec, NicSpec, VmSpec};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,8 +26,10 @@ use crate::plan::Plan;
 pub(crate) const ROOT_DISK: &str = "root.img";
 /// MTU of an interface that names none (Ethernet).
 const DEFAULT_MTU: u32 = 1500;
-/// Longest answer of the VMM to `CONNECT`, `OK ` and a 32-bit number.
-const MAX_GREETING: usize = 16;
+/// How long the agent may take to pass a shutdown on.
+const AGENT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// The VMM's socket for connections to the guest's vsock ports, in the run directory.
+const VSOCK_SOCKET: &str = "vsock";
 
 /// See the module's text.
 pub(crate) struct VmDriver {
@@ -43,25 +45,18 @@ impl VmDriver {
 
     async fn agent(&self, run_dir: &Path) -> Result<UnixStream> {
         let not_up = || {
-            Error::State("the agent of the virtual machine is not up (yet); its console tells how far the guest came".to_owned())
+            Error::State(
+                "the agent of the virtual machine is not up (yet); its console tells how far the guest came".to_owned(),
+            )
         };
         if supervised::status(run_dir).await?.agent.is_none() {
             return Err(not_up());
         }
-        let mut stream = UnixStream::connect(run_dir.join("vsock")).await.map_err(Error::io("reach the virtual machine"))?;
-        stream
-            .write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())
-            .await
-            .map_err(Error::io("reach the virtual machine's agent"))?;
-        let mut greeting = Vec::new();
-        // Byte by byte: what follows the line belongs to the agent.
-        while greeting.last() != Some(&b'\n') {
-            match stream.read_u8().await {
-                Ok(byte) if greeting.len() < MAX_GREETING => greeting.push(byte),
-                _ => return Err(not_up()),
-            }
+        match client::connect_vsock(&run_dir.join(VSOCK_SOCKET), AGENT_PORT).await {
+            Ok(stream) => Ok(stream),
+            Err(client::ClientError::NotListening { .. }) => Err(not_up()),
+            Err(e) => Err(guest_error(e)),
         }
-        if greeting.starts_with(b"OK ") { Ok(stream) } else { Err(not_up()) }
     }
 }
 
@@ -151,10 +146,12 @@ impl Driver for VmDriver {
     }
 
     async fn shutdown(&self, run_dir: &Path) -> Result<()> {
-        // The agent can tell the guest's init; a guest without one gets the power button.
-        if let Ok(stream) = self.agent(run_dir).await
-            && client::simple(stream, berth_guest::protocol::Request::Shutdown).await.is_ok()
-        {
+        // The agent can tell the guest's init; a guest without one, or whose agent hangs, gets the power button.
+        let by_agent = async {
+            let stream = self.agent(run_dir).await.ok()?;
+            client::simple(stream, berth_guest::protocol::Request::Shutdown).await.ok()
+        };
+        if let Ok(Some(_)) = tokio::time::timeout(AGENT_PATIENCE, by_agent).await {
             return Ok(());
         }
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
@@ -166,14 +163,16 @@ impl Driver for VmDriver {
     }
 }
 
-fn guest_error(e: client::Error) -> Error {
+fn guest_error(e: client::ClientError) -> Error {
     use berth_guest::protocol::ErrorKind;
     match e {
-        client::Error::Guest(e) if e.kind == ErrorKind::NotFound => Error::Exec { status: 127, message: e.message },
-        client::Error::Guest(e) if e.kind == ErrorKind::PermissionDenied => {
+        client::ClientError::Guest(e) if e.kind == ErrorKind::NotFound => {
+            Error::Exec { status: 127, message: e.message }
+        }
+        client::ClientError::Guest(e) if e.kind == ErrorKind::PermissionDenied => {
             Error::Exec { status: 126, message: e.message }
         }
-        client::Error::Guest(e) => Error::Guest(e),
+        client::ClientError::Guest(e) => Error::Guest(e),
         other => Error::Runtime(format!("the virtual machine's agent does not answer: {other}")),
     }
 }
@@ -183,7 +182,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 /// Opens everything the machine needs and names it in a specification.
-fn assemble(plan: &Plan, disk: &Path, boot: &BootFiles, agent: &Path, taps: Vec<Tap>) -> Result<(VmSpec, Vec<OwnedFd>)> {
+fn assemble(
+    plan: &Plan,
+    disk: &Path,
+    boot: &BootFiles,
+    agent: &Path,
+    taps: Vec<Tap>,
+) -> Result<(VmSpec, Vec<OwnedFd>)> {
     let mut fds = Vec::new();
     let mut add = |fd: OwnedFd| {
         fds.push(fd);
@@ -230,9 +235,9 @@ fn command_line(plan: &Plan, boot: &BootFiles) -> String {
     words.extend(boot.kernel_args.iter().cloned());
     words.extend(
         // panic=-1: a guest that panics ends at once, so that its supervisor can tell.
-        ["rw", "console=ttyS0", "panic=-1", "net.ifnames=0", "rdinit=/berth-init"].map(str::to_owned),
+        ["rw", "console=ttyS0", "panic=-1", "net.ifnames=0", initrd::RDINIT].map(str::to_owned),
     );
-    words.push(format!("berth.hostname={}", plan.name));
+    words.push(format!("{}={}", initrd::HOSTNAME_KEY, plan.name));
     words.join(" ")
 }
 
@@ -248,10 +253,10 @@ fn agent_initrd(agent: &Path, modules: &[PathBuf]) -> Result<OwnedFd> {
         .iter()
         .map(|path| {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            Ok((name, read(path)?))
+            Ok(Module { name, content: read(path)? })
         })
         .collect::<Result<Vec<_>>>()?;
-    let archive = berth_agent::initrd::build(&program, &modules);
+    let archive = initrd::build(&program, &modules);
     let memory = rustix::fs::memfd_create("agent-initrd", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|e| Error::io("make a file in memory")(e.into()))?;
     let mut file = File::from(memory);

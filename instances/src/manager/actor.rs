@@ -43,7 +43,7 @@ pub(super) struct Actor {
 
 /// Whether the owner goes on.
 #[derive(PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     GoOn,
     Gone,
 }
@@ -228,10 +228,8 @@ impl Actor {
     async fn clear_away(&mut self) -> Result<()> {
         let places = self.places();
         self.driver().clean_up(&places.run_dir, &self.document.uuid.simple().to_string()).await?;
-        let instance = self.snapshot(
-            self.view.borrow().expanded_config.clone(),
-            self.view.borrow().expanded_devices.clone(),
-        );
+        let instance =
+            self.snapshot(self.view.borrow().expanded_config.clone(), self.view.borrow().expanded_devices.clone());
         nics::detach_all(&self.shared.networks, &instance).await?;
         remove_tree(&places.run_dir).await?;
         self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
@@ -248,7 +246,10 @@ impl Actor {
         let asked = if request.force {
             supervised::ask(&run_dir, &Request::Kill).await.map(drop)
         } else if frozen {
-            Err(Error::State(format!("instance \"{}\" is frozen; unfreeze it first or stop it with --force", self.name)))
+            Err(Error::State(format!(
+                "instance \"{}\" is frozen; unfreeze it first or stop it with --force",
+                self.name
+            )))
         } else {
             self.shared.drivers.of(self.document.kind).shutdown(&run_dir).await
         };

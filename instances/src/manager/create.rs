@@ -103,7 +103,12 @@ impl Shared {
     }
 
     /// Project and fingerprint of the source image, its properties, and the profiles it wants.
-    async fn source(&self, project: &str, kind: Kind, source: Source) -> Result<(Option<(String, String)>, Config, Vec<String>)> {
+    async fn source(
+        &self,
+        project: &str,
+        kind: Kind,
+        source: Source,
+    ) -> Result<(Option<(String, String)>, Config, Vec<String>)> {
         let default = || vec!["default".to_owned()];
         let Source::Image { fingerprint } = source else { return Ok((None, Config::new(), default())) };
         let owner = self.projects.owner(project, Feature::Images).await?;

@@ -48,15 +48,7 @@ pub(super) enum Heard {
 impl Live {
     pub fn new(started: Started) -> Self {
         let Started { identity, events, status } = started;
-        Self {
-            identity,
-            events,
-            pid: status.pid,
-            state: status.state,
-            agent: status.agent,
-            stopping: None,
-            exit: None,
-        }
+        Self { identity, events, pid: status.pid, state: status.state, agent: status.agent, stopping: None, exit: None }
     }
 
     /// Waits for the supervisor to say something. Cancel safe.
@@ -122,7 +114,8 @@ pub(super) fn last_words(run_dir: &Path) -> Result<Exit> {
     let kept = record::load_exit(run_dir).map_err(Error::io(format!("read {}", run_dir.display())))?;
     Ok(kept.unwrap_or_else(|| Exit {
         reason: ExitReason::Error,
-        message: "its supervisor was killed or the host went down; the files supervisor.log and console.log may tell more"
-            .to_owned(),
+        message:
+            "its supervisor was killed or the host went down; the files supervisor.log and console.log may tell more"
+                .to_owned(),
     }))
 }

@@ -74,11 +74,22 @@ type Answer<T> = oneshot::Sender<Result<T>>;
 /// What the owner of an instance is asked to do.
 enum Command {
     Start(Answer<()>),
-    Stop { request: StopRequest, restart: bool, answer: Answer<()> },
+    Stop {
+        request: StopRequest,
+        restart: bool,
+        answer: Answer<()>,
+    },
     Freeze(Answer<()>),
     Unfreeze(Answer<()>),
-    Update { update: Box<Update>, revision: Option<u64>, answer: Answer<()> },
-    Rename { name: String, answer: Answer<()> },
+    Update {
+        update: Box<Update>,
+        revision: Option<u64>,
+        answer: Answer<()>,
+    },
+    Rename {
+        name: String,
+        answer: Answer<()>,
+    },
     Delete(Answer<()>),
     /// A profile changed: work the expanded configuration out again.
     Refresh(Answer<()>),
@@ -159,7 +170,8 @@ impl Instances {
     pub async fn ready(&self, project: &str, name: &str) -> Result<()> {
         let mut view = self.handle(project, name)?.view;
         let ended = || Error::State(format!("instance \"{name}\" stopped before it was ready; its console tells why"));
-        let instance = view.wait_for(|i| i.is_ready() || !(i.is_running() || i.status == crate::Status::Starting)).await;
+        let instance =
+            view.wait_for(|i| i.is_ready() || !(i.is_running() || i.status == crate::Status::Starting)).await;
         if instance.is_ok_and(|instance| instance.is_ready()) { Ok(()) } else { Err(ended()) }
     }
 
@@ -189,12 +201,8 @@ impl Shared {
     fn emit(&self, action: &'static str, project: &str, name: &str, context: &[(&str, &str)]) {
         let context = context.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         // Nobody may be listening.
-        let _ = self.events.send(LifecycleEvent {
-            action,
-            project: project.to_owned(),
-            name: name.to_owned(),
-            context,
-        });
+        let _ =
+            self.events.send(LifecycleEvent { action, project: project.to_owned(), name: name.to_owned(), context });
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use berth_store::doc;
-use berth_supervisor::record::Identity;
+use berth_supervisor::record::{self, Identity};
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::actor::Actor;
+use super::actor::{Actor, Next};
 use super::live::{Live, last_words, wait_gone};
 use super::remove::remove_tree;
 use super::{Deps, Handle, Instances, Shared};
@@ -32,7 +32,7 @@ impl Instances {
     pub async fn open(deps: Deps) -> Result<Self> {
         let Deps { store, pools, networks, images, dir, helpers } = deps;
         let projects = Projects::open(store.clone()).await?;
-        let network = networks.default_network().await?;
+        let network = networks.default_network();
         let profiles = Profiles::open(store.clone(), projects.clone(), DEFAULT_POOL, network.as_deref()).await?;
         let drivers = Drivers::new(&helpers, images.clone());
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
@@ -42,10 +42,15 @@ impl Instances {
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
         let uuids: HashSet<String> = known.iter().map(|(_, i)| i.doc.uuid.simple().to_string()).collect();
         shared.end_strays(&uuids).await?;
+        let mut interrupted = HashSet::new();
         for (key, instance) in known {
             let [_, project, name] = &key.segments()[..] else { continue };
             match instance.doc.phase {
-                Phase::Ready => shared.clone().own(project.clone(), name.clone()).await?,
+                Phase::Ready => {
+                    if shared.clone().own(project.clone(), name.clone()).await? == Found::Interrupted {
+                        interrupted.insert(instance.doc.uuid);
+                    }
+                }
                 Phase::Creating | Phase::Deleting => {
                     tracing::info!(instance = %name, "removing what was left half made or half deleted");
                     shared.remove(project, name, &instance.doc).await?;
@@ -53,19 +58,19 @@ impl Instances {
             }
         }
         let instances = Self { shared };
-        instances.autostart();
+        instances.autostart(&interrupted);
         Ok(instances)
     }
 
     /// Starts, in the background and in order of priority, what is configured to run and does not.
-    fn autostart(&self) {
+    fn autostart(&self, interrupted: &HashSet<uuid::Uuid>) {
         let mut wanted: Vec<_> = self
             .list(None)
             .into_iter()
             .filter(|i| i.status == Status::Stopped)
             .filter(|i| match i.expanded_config.get("boot.autostart") {
                 Some(value) => parse_bool(value) == Ok(true),
-                None => i.volatile.get(INTERRUPTED).is_some(),
+                None => interrupted.contains(&i.uuid),
             })
             .collect();
         let priority = |i: &crate::Instance| -> i64 {
@@ -83,12 +88,20 @@ impl Instances {
     }
 }
 
-/// Kept in memory only: the instance ran when the host went down.
-const INTERRUPTED: &str = "volatile.last_state.interrupted";
+/// How an instance was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It runs, or had ended in order.
+    AsLeft,
+    /// It ran when the host went down or its supervisor was killed.
+    Interrupted,
+    /// It was ephemeral, had ended, and has been deleted.
+    Gone,
+}
 
 impl Shared {
     /// Makes the owner of an instance, which adopts its supervisor if that lives.
-    pub(super) async fn own(self: Arc<Self>, project: String, name: String) -> Result<()> {
+    pub(super) async fn own(self: Arc<Self>, project: String, name: String) -> Result<Found> {
         let gone = || super::not_found(&project, &name);
         let instance = doc::get::<InstanceDoc>(&*self.store, &instance_key(&project, &name)).await?.ok_or_else(gone)?;
         let volatile = doc::get::<VolatileDoc>(&*self.store, &volatile_key(instance.doc.uuid)).await?;
@@ -110,16 +123,20 @@ impl Shared {
             last_error: None,
         };
         actor.publish().await?;
+        let mut found = Found::AsLeft;
         if actor.live.is_none() {
             let ran = actor.volatile.values.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
             if places.run_dir.exists() || ran {
-                actor.recover(&places.run_dir, ran).await?;
+                found = actor.recover(&places.run_dir, ran).await?;
             }
+        }
+        if found == Found::Gone {
+            return Ok(found);
         }
         let handle = Handle { commands: sender, view: placeholder.1 };
         self.registry().insert((project, name), handle);
         tokio::spawn(actor.run());
-        Ok(())
+        Ok(found)
     }
 
     /// Ends supervisors of instances that no document speaks of.
@@ -149,15 +166,13 @@ impl Shared {
 
 impl Actor {
     /// Deals with a run that ended while no daemon was there.
-    async fn recover(&mut self, run_dir: &std::path::Path, ran: bool) -> Result<()> {
+    async fn recover(&mut self, run_dir: &std::path::Path, ran: bool) -> Result<Found> {
+        let told = record::load_exit(run_dir).is_ok_and(|exit| exit.is_some());
         let exit = last_words(run_dir)?;
-        let told = berth_supervisor::record::load_exit(run_dir).is_ok_and(|exit| exit.is_some());
-        // `Next` does not matter: an ephemeral instance that is gone leaves an owner that nobody can reach.
-        self.ended(exit, None).await;
-        if ran && !told {
-            self.volatile.values.insert(INTERRUPTED.to_owned(), "true".to_owned());
+        if self.ended(exit, None).await == Next::Gone {
+            return Ok(Found::Gone);
         }
-        self.publish().await
+        Ok(if ran && !told { Found::Interrupted } else { Found::AsLeft })
     }
 }
 

@@ -7,9 +7,7 @@ use berth_store::{Txn, doc};
 
 use super::Shared;
 use super::use_running::volume_kind;
-use crate::documents::{
-    InstanceDoc, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
-};
+use crate::documents::{InstanceDoc, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key};
 use crate::error::{Error, Result};
 use crate::idmap;
 use crate::model::Kind;

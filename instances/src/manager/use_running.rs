@@ -47,7 +47,8 @@ impl Instances {
     pub async fn file(&self, project: &str, name: &str, request: FileRequest) -> Result<client::FileSession> {
         let instance = self.get(project, name)?;
         let places = self.shared.places(instance.uuid);
-        let volume = self.shared.pools.path(&instance.pool, volume_kind(instance.kind), &instance.volume_name()).await?;
+        let volume =
+            self.shared.pools.path(&instance.pool, volume_kind(instance.kind), &instance.volume_name()).await?;
         let base = instance.volatile.get("volatile.idmap.base").and_then(|base| base.parse().ok());
         let target = FilesTarget {
             run_dir: instance.is_running().then_some(&*places.run_dir),
@@ -57,7 +58,7 @@ impl Instances {
         };
         let stream = self.shared.drivers.of(instance.kind).files(&target).await?;
         client::file(stream, request).await.map_err(|e| match e {
-            client::Error::Guest(e) => Error::Guest(e),
+            client::ClientError::Guest(e) => Error::Guest(e),
             other => Error::Runtime(format!("cannot work on files of instance \"{name}\": {other}")),
         })
     }
