@@ -184,6 +184,7 @@ fn prepare(spec: &ExecSpec, stdio: &[OwnedFd; 3], mut report: &UnixStream) -> Re
         sys::install_fd(fd.as_fd(), target).context("open the standard descriptors")?;
     }
     sys::new_session_keyring().context("make a session keyring")?;
+    sys::unblock_signals().context("unblock signals")?;
     sys::ordinary_limits().context("set the program's limits")?;
     let user = users::look_up(spec.uid, spec.gid);
     seccomp::apply().context("apply the system call filter")?;

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use berth_supervisor::transport::Endpoint;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Pid, Signal, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{Context, Error, Result};
 use crate::mounts::{inside, stage::Stage};
 use crate::spec::ContainerSpec;
-use crate::{idmap, process, pty, seccomp, sys};
+use crate::{idmap, process, seccomp, sys};
 
 /// Namespaces that init begins in. Those of mounts and cgroups it makes itself when the time has come.
 const NAMESPACES: i32 =
@@ -132,7 +132,9 @@ fn become_init(spec: &ContainerSpec, cgroups: &Cgroups, boot_id: &str, channel: 
     rustix::system::sethostname(spec.hostname.as_bytes()).context("set the container's host name")?;
     sys::loopback_up().context("bring the container's loopback interface up")?;
     sys::new_session_keyring().context("make a session keyring")?;
-    let console = pty::open_slave(master.as_fd()).context("open the container's console")?;
+    // By its name, for that is what init and tty(1) find it by.
+    let console = rustix::fs::open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+        .context("open the container's console")?;
     channel.send(&Report::Built, &[master.as_fd()]).context("hand over the console")?;
     drop(master);
     wait_for_go(channel)?;
@@ -158,6 +160,7 @@ fn execute(spec: &ContainerSpec, console: &OwnedFd) -> Result<Infallible> {
         sys::install_fd(console.as_fd(), target).context("open the console")?;
     }
     sys::cloexec_from(3).context("close the host's descriptors")?;
+    sys::unblock_signals().context("unblock signals")?;
     sys::ordinary_limits().context("set init's limits")?;
     let mut command = Command::new(&spec.init[0]);
     command.args(&spec.init[1..]).env_clear();

@@ -79,7 +79,10 @@ impl OwnBinary {
         let socket_fd = socket.as_raw_fd();
         // SAFETY: between fork and exec only system calls are made; the socket is open until the call returns.
         unsafe {
-            command.pre_exec(move || sys::install_fd(BorrowedFd::borrow_raw(socket_fd), HELPER_FD));
+            command.pre_exec(move || {
+                sys::unblock_signals()?;
+                sys::install_fd(BorrowedFd::borrow_raw(socket_fd), HELPER_FD)
+            });
         }
         let child = command.spawn().with_context(|| format!("start the {mode} helper"))?;
         drop(socket);

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 
 use berth_guest::frame::{self, Kind};
-use berth_guest::protocol::{ErrorKind, FileRequest, Ownership, Reply, WriteMode};
+use berth_guest::protocol::{ErrorKind, FileRequest, Ownership, Reply, Request as GuestRequest, WriteMode};
 use berth_supervisor::protocol::{Reply as ControlReply, Request};
 
 use crate::common::*;
@@ -37,7 +37,7 @@ impl Target<'_> {
 
     fn ask(&self, request: &FileRequest, content: &[u8]) -> (Reply, Vec<u8>) {
         let (mut stream, child) = self.stream();
-        frame::write_json(&mut stream, request).unwrap();
+        frame::write_json(&mut stream, &GuestRequest::Files(request.clone())).unwrap();
         let mut reply: Reply = frame::read(&mut stream).unwrap().unwrap().parse().unwrap();
         if reply == Reply::Ready {
             frame::write(&mut stream, Kind::Data, content).unwrap();
