@@ -6,6 +6,8 @@ mod engine;
 mod receive;
 mod tap;
 #[cfg(test)]
+mod tap_tests;
+#[cfg(test)]
 mod tests;
 mod transmit;
 
