@@ -6,9 +6,8 @@ use proptest::prelude::*;
 
 use super::{Block, BlockConfig};
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, malformed_chains};
+use crate::test_utils::{DATA, Driver, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
-use crate::worker::no_setup;
 
 const HEADER: u64 = DATA;
 const STATUS: u64 = DATA + 0x100;
@@ -27,7 +26,7 @@ fn rig(readonly: bool) -> Rig {
     let pattern: Vec<u8> = (0..SIZE).map(|at| (at / 512) as u8 ^ at as u8).collect();
     file.write_all(&pattern).unwrap();
     let config = BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly, serial: "disk-1".into() };
-    let mut block = Block::new(config, &no_setup()).unwrap();
+    let mut block = Block::new(config, &confined()).unwrap();
     let (driver, activation) = Driver::new(&[256], FLUSH, true);
     block.activate(activation).unwrap();
     Rig { block, driver, file }

@@ -7,9 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Net, NetConfig};
-use crate::test_utils::{DATA, Driver};
+use crate::test_utils::{DATA, Driver, confined};
 use crate::virtio::VirtioDevice;
-use crate::worker::no_setup;
 
 /// Local experimental EtherType: no other frame in the namespace has it.
 const ETHERTYPE: u16 = 0x88b5;
@@ -75,7 +74,7 @@ fn exchange() {
     };
     let mut host = host(index);
     let config = NetConfig { name: "t".into(), tap: tap.into(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
-    let mut net = Net::new(config, &no_setup()).unwrap();
+    let mut net = Net::new(config, &confined()).unwrap();
     let (mut driver, activation) = Driver::new(&[256, 256], FEATURES, true);
     net.activate(activation).unwrap();
 

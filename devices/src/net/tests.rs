@@ -9,9 +9,8 @@ use proptest::prelude::*;
 use super::Net;
 use super::tap::Link;
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, malformed_chains};
+use crate::test_utils::{DATA, Driver, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
-use crate::worker::no_setup;
 
 const MERGEABLE: u64 = 1 << 15;
 const TSO: u64 = 1 << 7;
@@ -49,7 +48,7 @@ fn rig(features: u64) -> Rig {
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let seen = Arc::default();
     let cable = Cable { socket: guest, features: Arc::clone(&seen) };
-    let mut net = Net::with_link("t", cable, MAC, 1500, &no_setup()).unwrap();
+    let mut net = Net::with_link("t", cable, MAC, 1500, &confined()).unwrap();
     let (driver, activation) = Driver::new(&[256, 256], features, true);
     net.activate(activation).unwrap();
     Rig { net, driver, host, features: seen }

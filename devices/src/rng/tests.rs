@@ -2,12 +2,11 @@ use proptest::prelude::*;
 
 use super::Rng;
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, malformed_chains};
+use crate::test_utils::{DATA, Driver, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
-use crate::worker::no_setup;
 
 fn start() -> (Rng, Driver) {
-    let mut rng = Rng::new(&no_setup()).unwrap();
+    let mut rng = Rng::new(&confined()).unwrap();
     let (driver, activation) = Driver::new(&[64], 0, true);
     rng.activate(activation).unwrap();
     (rng, driver)
@@ -53,7 +52,7 @@ proptest! {
 
     #[test]
     fn arbitrary_rings_are_survived(rings in rings(1)) {
-        let mut rng = Rng::new(&no_setup()).unwrap();
+        let mut rng = Rng::new(&confined()).unwrap();
         torment(&mut rng, 0, &rings);
         let (mut driver, activation) = Driver::new(&[64], 0, true);
         rng.activate(activation).unwrap();

@@ -1,5 +1,6 @@
 //! A fake driver on real guest memory, and fakes of the seams to the machine.
 
+mod confinement;
 pub mod hostile;
 
 use std::io;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
+
+pub use confinement::confined;
 
 use crate::Memory;
 use crate::pci::{MsiMessage, MsixBackend};

@@ -11,9 +11,8 @@ use tempfile::TempDir;
 use super::packet::{HEADER, HOST, Header, NO_RECEIVE, NO_SEND, STREAM, op};
 use super::{Vsock, VsockConfig};
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, malformed_chains};
+use crate::test_utils::{DATA, Driver, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
-use crate::worker::no_setup;
 
 const CID: u32 = 5;
 const SIZES: &[u16] = &[256, 256, 64];
@@ -36,7 +35,7 @@ fn rig(buffers: u64) -> Rig {
     let path = dir.path().join("v");
     let listener = UnixListener::bind(&path).unwrap();
     let config = VsockConfig { cid: CID, listener, path };
-    let vsock = Vsock::with_line_timeout(config, LINE_TIMEOUT, &no_setup()).unwrap();
+    let vsock = Vsock::with_line_timeout(config, LINE_TIMEOUT, &confined()).unwrap();
     let (driver, activation) = Driver::new(SIZES, 0, true);
     let mut rig = Rig { vsock, driver, dir, posted: HashMap::new() };
     rig.vsock.activate(activation).unwrap();

@@ -31,6 +31,9 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_write,
 ];
 
+/// Debug builds of the standard library look at descriptors before they close them.
+const DEBUG: &[libc::c_long] = if cfg!(debug_assertions) { &[libc::SYS_fcntl] } else { &[] };
+
 impl ThreadKind {
     /// System calls (by number) a thread of this kind makes after its set-up, for a seccomp filter.
     pub fn syscalls(self) -> Vec<libc::c_long> {
@@ -40,6 +43,6 @@ impl ThreadKind {
             Self::Vsock => crate::vsock::SYSCALLS,
             Self::Rng => &[],
         };
-        [COMMON, own].concat()
+        [COMMON, DEBUG, own].concat()
     }
 }

@@ -6,10 +6,9 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::pci::{PciDevice, PciRoot};
 use crate::rng::Rng;
-use crate::test_utils::{FakeKicks, FakeMsix, VectorLog, memory};
+use crate::test_utils::{FakeKicks, FakeMsix, VectorLog, confined, memory};
 use crate::virtio::state::status::*;
 use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
-use crate::worker::no_setup;
 
 const VERSION_1: u64 = 1;
 const ALL: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
@@ -319,7 +318,7 @@ proptest! {
     #[test]
     fn arbitrary_accesses_are_survived(accesses in prop::collection::vec(access(), 1..60)) {
         let memory = memory();
-        let device = Box::new(Rng::new(&no_setup()).unwrap());
+        let device = Box::new(Rng::new(&confined()).unwrap());
         let (msix, _log) = FakeMsix::new(VirtioPci::vectors(&*device));
         let mut root = PciRoot::new();
         let pci = VirtioPci::new("t", device, memory.clone(), msix, Box::new(FakeKicks::default())).unwrap();
