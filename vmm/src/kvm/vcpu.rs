@@ -92,7 +92,10 @@ impl Vcpu {
             VcpuExit::MmioWrite(address, data) => buses.memory_write(address, data),
             VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
             // Three faults in a row: how kernels reset a PC when all else fails.
-            VcpuExit::Shutdown => return ControlFlow::Break(GuestSignal::Reset),
+            VcpuExit::Shutdown => {
+                tracing::info!(cpu = self.id, "triple fault");
+                return ControlFlow::Break(GuestSignal::Reset);
+            }
             VcpuExit::InternalError => {
                 let text = self.describe_internal_error();
                 return self.fail(text);
