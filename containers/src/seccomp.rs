@@ -171,4 +171,44 @@ mod tests {
         let nr = 0x4000_0000 | libc::SYS_init_module as u32;
         assert_eq!(run(&filter, ABIS[0].arch, nr, 0), NO_SUCH_CALL);
     }
+
+    /// Makes call `nr` of the i386 ABI from 64-bit code.
+    #[cfg(target_arch = "x86_64")]
+    fn call_i386(nr: i32, second: i32) -> i32 {
+        let result: i32;
+        // SAFETY: the calls made here are given no valid pointer and are refused. rbx, which the compiler keeps for
+        // itself, is saved by hand; the first argument is null.
+        unsafe {
+            std::arch::asm!(
+                "push rbx", "xor ebx, ebx", "int 0x80", "pop rbx",
+                inlateout("eax") nr => result, in("ecx") second, in("edx") 0,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        result
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_kernel_applies_it_to_the_32_bit_abi_too() {
+        // SAFETY: the child makes system calls and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let status = match apply() {
+                Err(_) => 2,
+                Ok(()) => {
+                    let refused = call_i386(128, 0) == -libc::ENOSYS
+                        && call_i386(52, libc::MNT_FORCE) == -libc::EACCES
+                        && call_i386(52, 0) == -libc::EFAULT;
+                    i32::from(!refused)
+                }
+            };
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just made.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(libc::WEXITSTATUS(status), 0, "1: a call was not refused; 2: no filter could be loaded");
+    }
 }

@@ -108,23 +108,25 @@ impl Hierarchy {
             }
             Version::One => Ok(()),
             Version::Two => {
-                self.hand_on(&self.root)?;
-                self.hand_on(&base)
+                self.hand_on(&self.root);
+                self.hand_on(&base);
+                Ok(())
             }
         }
     }
 
     /// Version 2: lets the children of `path` have controllers.
-    pub(super) fn hand_on(&self, path: &Path) -> Result<()> {
+    pub(super) fn hand_on(&self, path: &Path) {
         if self.version == Version::One {
-            return Ok(());
+            return;
         }
         let file = path.join("cgroup.subtree_control");
         let now = read(&file).unwrap_or_default();
         for controller in WANTED.iter().filter(|c| self.has(c) && !now.split(' ').any(|have| have == **c)) {
-            write(&file, &format!("+{controller}"))?;
+            // The kernel may refuse one, as that of CPU time while real-time processes are about. A container that has
+            // no limit of that kind starts all the same; for another the limit's file is missing, which is told.
+            let _ = write(&file, &format!("+{controller}"));
         }
-        Ok(())
     }
 
     /// Gives the directory and the process lists to the container's root.

@@ -66,7 +66,7 @@ impl Cgroups {
         }
         self.set_limits(limits)?;
         for hierarchy in &self.hierarchies {
-            hierarchy.hand_on(&self.instance(hierarchy))?;
+            hierarchy.hand_on(&self.instance(hierarchy));
             let payload = self.payload(hierarchy);
             make(&payload)?;
             if hierarchy.is_delegated() {

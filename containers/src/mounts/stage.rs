@@ -40,20 +40,14 @@ impl Stage {
     /// Opens all sources and enters the private namespace.
     pub(crate) fn enter(spec: &ContainerSpec) -> Result<Self> {
         let trees = open_trees(spec)?;
+        let directory = stage_directory()?;
         let original = File::open("/proc/self/ns/mnt").context("open the own mount namespace")?.into();
         sys::unshare(libc::CLONE_NEWNS).context("make a mount namespace")?;
         // From here on an early return must lead back, which the guard does.
-        let mut stage = Self { original, directory: null_directory()?, trees };
+        let stage = Self { original, directory, trees };
         // What the host unmounts is to vanish here too, and nothing of ours is to appear there.
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .context("make the mount namespace private")?;
-        let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("make the stage's tmpfs")?;
-        for (key, value) in [("size", "64k"), ("nr_inodes", "1k"), ("mode", "755")] {
-            fsconfig_set_string(&fs, key, value).with_context(|| format!("set {key} of the stage's tmpfs"))?;
-        }
-        fsconfig_create(&fs).context("make the stage's tmpfs")?;
-        let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-        stage.directory = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags).context("make the stage's tmpfs")?;
         // Any directory will do; only this short-lived namespace sees it covered.
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&stage.directory, "", CWD, &spec.rootfs, flags)
@@ -94,9 +88,18 @@ impl Drop for Stage {
     }
 }
 
-/// A stand-in until the stage is there.
-fn null_directory() -> Result<OwnedFd> {
-    Ok(rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open /")?)
+/// A small file system to attach the trees to, not yet mounted itself.
+fn stage_directory() -> Result<OwnedFd> {
+    let make = || -> rustix::io::Result<OwnedFd> {
+        let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in [("size", "64k"), ("nr_inodes", "1k"), ("mode", "755")] {
+            fsconfig_set_string(&fs, key, value)?;
+        }
+        fsconfig_create(&fs)?;
+        let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+    };
+    make().context("make the stage's tmpfs")
 }
 
 fn open_trees(spec: &ContainerSpec) -> Result<Vec<Tree>> {

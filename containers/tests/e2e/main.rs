@@ -5,3 +5,4 @@ mod exec;
 mod files;
 mod life;
 mod security;
+mod systemd;
