@@ -21,11 +21,16 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// dials again at once.
 pub fn keep() -> ! {
     let mut delay = FIRST_DELAY;
+    let mut loaded = false;
     loop {
         if let Ok(mut connection) = dial() {
             delay = FIRST_DELAY;
             // The host sends nothing: this returns when the connection is lost.
             let _ = connection.read(&mut [0]);
+        } else if !loaded {
+            // The initrd may have carried no transport that fits; the root has its own.
+            loaded = true;
+            vsock::load_transport();
         } else {
             // Nothing tells a guest that its host begins to listen.
             std::thread::sleep(delay);

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -62,8 +62,7 @@ fn listen(log: &Log) -> OwnedFd {
                 if !told {
                     told = true;
                     log.line(format_args!("cannot listen on vsock port {AGENT_PORT}, will go on trying: {e}"));
-                    // The initrd did not carry the right modules; the root has its own.
-                    let _ = Command::new("/sbin/modprobe").arg("vmw_vsock_virtio_transport").output();
+                    vsock::load_transport();
                 } else {
                     thread::sleep(PAUSE);
                 }

@@ -4,6 +4,7 @@ use std::{
     io,
     mem::size_of,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    process::Command,
 };
 
 /// The host's context id.
@@ -38,6 +39,12 @@ const LENGTH: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_
 
 fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Loads the transport from the modules of the root, if it has them.
+pub fn load_transport() {
+    // What it tells matters not: whoever needs the transport tries again.
+    let _ = Command::new("/sbin/modprobe").arg("vmw_vsock_virtio_transport").output();
 }
 
 /// Listens on `port`.

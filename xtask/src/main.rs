@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask help`.
 
 mod build;
+mod image;
 mod lab;
 mod licences;
 mod packages;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything a change must pass.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    build, lab, licences,
+    build, image, lab, licences,
     packages::{self, Purpose},
 };
 
@@ -56,15 +56,14 @@ pub fn run(options: &Options) -> Result<()> {
     }
     step("programs");
     let programs = build::run(&build::Options { release: false })?;
+    let image = image::prepare(&programs)?;
     let tests = end_to_end_tests()?;
     let (machines, host): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.name.starts_with("vm_"));
     let mut failed = Vec::new();
     step("end-to-end tests on this machine");
     for test in &host {
         eprintln!("-- {}", test.name);
-        let mut command = Command::new(&test.program);
-        command.args(options.only.iter()).env("BERTH_BIN_DIR", &programs);
-        if !command.status()?.success() {
+        if !direct(test, options.only.as_deref(), &image)? {
             failed.push(test.name.clone());
         }
     }
@@ -72,7 +71,7 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("== tests of virtual machines were left out (--no-vm)");
     } else if !machines.is_empty() {
         step("tests of virtual machines");
-        failed.extend(machine_tests(&machines, &programs, options.only.as_deref())?);
+        failed.extend(machine_tests(&machines, &programs, options.only.as_deref(), &image)?);
     }
     if !failed.is_empty() {
         bail!("these end-to-end tests failed: {}", failed.join(", "));
@@ -116,36 +115,48 @@ fn end_to_end_tests() -> Result<Vec<Test>> {
     Ok(tests)
 }
 
+/// Names the directory of the image to the tests.
+const IMAGE: &str = "BERTH_TEST_IMAGE";
+
+/// Runs a test program on this machine; tells whether it passed.
+fn direct(test: &Test, only: Option<&str>, image: &Path) -> Result<bool> {
+    let mut command = Command::new(&test.program);
+    let status = command.args(only).env(IMAGE, image).status();
+    Ok(status.with_context(|| format!("cannot run {}", test.program.display()))?.success())
+}
+
 /// Runs the tests of virtual machines where those can run; gives the names of the failed ones.
-fn machine_tests(tests: &[Test], programs: &std::path::Path, only: Option<&str>) -> Result<Vec<String>> {
+fn machine_tests(tests: &[Test], programs: &Path, only: Option<&str>, image: &Path) -> Result<Vec<String>> {
     let probe = Command::new(programs.join("berth-vmm")).arg("probe").output().context("cannot run berth-vmm")?;
+    let mut failed = Vec::new();
     if probe.status.success() {
         eprintln!("-- direct: this machine's /dev/kvm runs guests");
-        let mut failed = Vec::new();
         for test in tests {
             eprintln!("-- {}", test.name);
-            let mut command = Command::new(&test.program);
-            if !command.args(only).env("BERTH_BIN_DIR", programs).status()?.success() {
+            if !direct(test, only, image)? {
                 failed.push(test.name.clone());
             }
         }
         return Ok(failed);
     }
-    let reason = String::from_utf8_lossy(&probe.stderr);
-    let reason = reason.lines().next().unwrap_or("berth-vmm probe told no reason");
-    eprintln!("-- in the lab, because this machine cannot run guests itself ({reason})");
-    // One machine for all: its boot costs more than many a test.
-    let mut script = String::from("failed=0\n");
-    for test in tests {
-        let arguments = only.map(|only| format!(" {}", lab::quote(only))).unwrap_or_default();
-        let program = lab::quote(&test.program.to_string_lossy());
-        let name = lab::quote(&test.name);
-        script +=
-            &format!("echo '-- '{name} >&2\n{program}{arguments} || {{ echo '-- failed: '{name} >&2; failed=1; }}\n");
+    let report: Value = serde_json::from_slice(&probe.stdout).unwrap_or_default();
+    let reason = report["reason"].as_str().unwrap_or("berth-vmm probe told no reason");
+    eprintln!("-- in the lab, because this machine cannot run guests itself: {reason}");
+    let command = ["sh", "-c", &lab_script(tests, only, image)].map(str::to_owned).to_vec();
+    if lab::run(&lab::Options::command(command, LAB_TIME))? != 0 {
+        failed.push("one or more of vm_* in the lab (see above)".to_owned());
     }
-    script += "exit $failed\n";
-    let bin_directory = format!("BERTH_BIN_DIR={}", programs.display());
-    let command = ["env", &bin_directory, "sh", "-c", &script].map(str::to_owned).to_vec();
-    let status = lab::run(&lab::Options::command(command, LAB_TIME))?;
-    Ok(if status == 0 { Vec::new() } else { vec!["one or more vm_* in the lab (see above)".to_owned()] })
+    Ok(failed)
+}
+
+/// One machine for all: its boot costs more than many a test.
+fn lab_script(tests: &[Test], only: Option<&str>, image: &Path) -> String {
+    let mut script = format!("export {IMAGE}={}\nfailed=0\n", lab::quote(&image.to_string_lossy()));
+    let arguments = only.map(|only| format!(" {}", lab::quote(only))).unwrap_or_default();
+    for test in tests {
+        let (name, program) = (lab::quote(&test.name), lab::quote(&test.program.to_string_lossy()));
+        script += &format!("echo '-- '{name} >&2\n");
+        script += &format!("{program}{arguments} || {{ echo '-- failed: '{name} >&2; failed=1; }}\n");
+    }
+    script + "exit $failed\n"
 }
