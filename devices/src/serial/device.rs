@@ -12,7 +12,9 @@ use crate::BusDevice;
 
 /// Registers of a 16550.
 const REGISTERS: u64 = 8;
-/// Input kept beyond the port's FIFO of 64 bytes; a paste into a guest that does not read stops here.
+/// Bytes of the emulated port's FIFO.
+const FIFO_SIZE: usize = 64;
+/// Input kept beyond the port's FIFO; a paste into a guest that does not read stops here.
 const MAX_INPUT: usize = 64 << 10;
 
 struct Irq(EventFd);
@@ -33,6 +35,13 @@ struct Port {
 }
 
 impl Port {
+    /// Moves waiting input into the FIFO once the guest emptied it: byte by byte, each would raise an interrupt.
+    fn refill_if_empty(&mut self) {
+        if self.uart.fifo_capacity() == FIFO_SIZE {
+            self.refill();
+        }
+    }
+
     /// Moves waiting input into the FIFO.
     fn refill(&mut self) {
         let count = self.uart.fifo_capacity().min(self.input.len());
@@ -96,7 +105,7 @@ impl BusDevice for Serial {
         if let ([value, ..], 0..REGISTERS) = (data, offset) {
             let mut port = self.lock();
             *value = port.uart.read(offset as u8);
-            port.refill();
+            port.refill_if_empty();
         }
     }
 
@@ -105,7 +114,7 @@ impl BusDevice for Serial {
             let mut port = self.lock();
             // An error is output that got lost, or an interrupt that is pending already.
             let _ = port.uart.write(offset as u8, *value);
-            port.refill();
+            port.refill_if_empty();
         }
     }
 }

@@ -52,6 +52,7 @@ fn long_input_waits_for_the_guest() {
         assert_eq!(byte(&mut serial, 0), *expected);
     }
     assert_eq!(byte(&mut serial, 5) & 1, 0);
+    assert!(irq.read().unwrap() <= taken as u64 / 32, "an interrupt is raised for a FIFO, not for a byte");
     assert!(drained.read().is_ok());
     assert_eq!(serial.enqueue(&input[taken..]), input.len() - taken);
 }
@@ -66,4 +67,20 @@ fn odd_accesses_are_survived() {
         serial.read(offset, &mut []);
         serial.write(offset, &[]);
     }
+}
+
+#[test]
+fn input_before_the_port_is_opened_is_told_on_opening() {
+    let (mut serial, _output, irq) = port();
+    assert_eq!(serial.enqueue(&[b'x'; 200]), 200);
+    assert!(irq.read().is_err());
+    serial.write(1, &[1]);
+    assert!(irq.read().is_ok());
+    assert_eq!(byte(&mut serial, 2) & 0xf, 4, "received data");
+    let mut count = 0;
+    while byte(&mut serial, 5) & 1 != 0 {
+        assert_eq!(byte(&mut serial, 0), b'x');
+        count += 1;
+    }
+    assert_eq!(count, 200);
 }

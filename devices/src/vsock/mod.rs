@@ -10,7 +10,7 @@
 //!   either:       established ──▶ SHUTDOWN(send) = half closed ──▶ both halves closed ──▶ RST ──▶ gone
 //! ```
 //!
-//! Back-pressure: what the guest sends is limited by the credit it gets, [`BUFFER`](connection::BUFFER) bytes for each
+//! Back-pressure: what the guest sends is limited by the credit it gets, 128 KiB for each
 //! connection beyond what the unix socket takes; what the host sends stays in its socket until the guest has credit
 //! and buffers for it. Answers to packets that belong to nobody are queued up to a cap; then the guest's sending queue
 //! is not read on.
