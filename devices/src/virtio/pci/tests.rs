@@ -1,12 +1,13 @@
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::pci::{PciDevice, PciRoot};
+use crate::pci::{MsixBackend, PciDevice, PciRoot};
 use crate::rng::Rng;
-use crate::test_utils::{FakeKicks, FakeMsix, VectorLog, confined, memory};
+use crate::test_utils::{DATA, DriverQueue, FakeKicks, FakeMsix, VectorLog, confined, memory, wait_for};
 use crate::virtio::state::status::*;
 use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
 
@@ -364,4 +365,41 @@ fn bring_up(root: &mut PciRoot, base: u64) {
     put(0x1c, &[1, 0]);
     put(0x14, &[ALL | DRIVER_OK]);
     put(NOTIFY, &[0, 0]);
+}
+
+#[test]
+fn a_real_device_works_through_the_registers() {
+    let memory = memory();
+    let device = Box::new(Rng::new(&confined()).unwrap());
+    let (msix, _log) = FakeMsix::new(2);
+    let irq = msix.irqfd(1).try_clone().unwrap();
+    let mut pci = VirtioPci::new("t", device, memory.clone(), msix, Box::new(FakeKicks::default())).unwrap();
+    pci.set_bar_address(0, 0x10_0000_0000);
+    let mut driver = DriverQueue::new(&memory, 0, 64);
+    let mut put = |offset: u64, data: &[u8]| pci.bar_write(0, offset, data);
+    put(0x14, &[ACKNOWLEDGE]);
+    put(0x14, &[ACKNOWLEDGE | DRIVER]);
+    put(0x08, &1u32.to_le_bytes());
+    put(0x0c, &1u32.to_le_bytes());
+    put(0x08, &0u32.to_le_bytes());
+    put(0x0c, &(1u32 << 28 | 1 << 29).to_le_bytes());
+    put(0x14, &[ALL]);
+    put(0x16, &[0, 0]);
+    put(0x1a, &[1, 0]);
+    for (offset, address) in [(0x20, driver.descriptors()), (0x28, driver.available_ring()), (0x30, driver.used_ring())]
+    {
+        put(offset, &(address as u32).to_le_bytes());
+        put(offset + 4, &((address >> 32) as u32).to_le_bytes());
+    }
+    put(0x1c, &[1, 0]);
+    put(0x14, &[ALL | DRIVER_OK]);
+    let mut first = [0];
+    pci.config_read(0x34, &mut first);
+    pci.config_write(u16::from(first[0]) + 2, &[0, 0x80]);
+    for round in 0..3 {
+        let head = driver.add(&[(DATA, 32, true)]);
+        pci.bar_write(0, NOTIFY, &[0, 0]);
+        assert!(wait_for(&irq, Duration::from_secs(10)), "no interrupt in round {round}");
+        assert_eq!(driver.used(), Some((head, 32)));
+    }
 }
