@@ -25,8 +25,8 @@ macro_rules! by_kind {
 by_kind! {
     berth_images::Error: berth_images::ErrorKind,
     berth_instances::Error: berth_instances::ErrorKind,
-    berth_network::Error: berth_network::ErrorKind,
-    berth_storage::Error: berth_storage::ErrorKind,
+    berth_network::NetworkError: berth_network::ErrorKind,
+    berth_storage::StorageError: berth_storage::ErrorKind,
     berth_store::StoreError: berth_store::ErrorKind,
 }
 

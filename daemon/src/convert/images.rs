@@ -35,7 +35,7 @@ pub fn image(image: &ImageInfo) -> Image {
         fingerprint: image.fingerprint.clone(),
         size: i64::try_from(image.size).unwrap_or(i64::MAX),
         update_source: None,
-        kind: kind(&image.image_type),
+        kind: kind(image.image_type),
         created_at: Time::from_unix(image.created_at),
         last_used_at: if image.last_used_at == 0 { Time::ZERO } else { Time::from_unix(image.last_used_at) },
         uploaded_at: Time::from_unix(image.uploaded_at),

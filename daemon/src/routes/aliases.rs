@@ -6,7 +6,7 @@ use axum::{
     routing::get,
 };
 use berth_api::images::{ImageAliasesEntry, ImageAliasesEntryPost, ImageAliasesEntryPut, ImageAliasesPost};
-use berth_images::Alias;
+use berth_images::AliasInfo;
 use berth_instances::projects::Feature;
 use http::HeaderMap;
 use serde_json::json;
@@ -28,18 +28,16 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/images/aliases/{*name}", get(show).put(replace).patch(patch).post(rename).delete(delete))
 }
 
-async fn wire(app: &App, owner: &str, alias: &Alias) -> ImageAliasesEntry {
-    // An image that is being deleted just now has no type to tell.
-    let kind = app.images.get(owner, &alias.target).await.map(|image| convert::kind(&image.image_type));
+fn wire(alias: &AliasInfo) -> ImageAliasesEntry {
     ImageAliasesEntry {
         description: alias.description.clone(),
         target: alias.target.clone(),
         name: alias.name.clone(),
-        kind: kind.unwrap_or_default(),
+        kind: convert::kind(alias.image_type),
     }
 }
 
-fn fields(alias: &Alias) -> ImageAliasesEntryPut {
+fn fields(alias: &AliasInfo) -> ImageAliasesEntryPut {
     ImageAliasesEntryPut { description: alias.description.clone(), target: alias.target.clone() }
 }
 
@@ -47,11 +45,9 @@ async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
     let Some(owner) = app.list_owner(query.project(), Feature::Images).await? else {
         return Ok(envelope::sync(json!([])));
     };
-    let mut items = Vec::new();
-    for alias in app.images.aliases(&owner).await? {
-        items.push((url(BASE, &alias.name, &owner), json!(wire(&app, &owner, &alias).await)));
-    }
-    Ok(envelope::sync(render_list(&query, items)?))
+    let aliases = app.images.aliases(&owner).await?;
+    let items = aliases.iter().map(|alias| (url(BASE, &alias.name, &owner), json!(wire(alias))));
+    Ok(envelope::sync(render_list(&query, items.collect())?))
 }
 
 async fn create(
@@ -73,14 +69,15 @@ async fn create(
 async fn show(State(app): State<Shared>, query: Query, Path(name): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
     let alias = app.images.alias_get(&owner, &name).await?;
-    Ok(envelope::tagged(wire(&app, &owner, &alias).await, &etag::of(&fields(&alias))))
+    Ok(envelope::tagged(wire(&alias), &etag::of(&fields(&alias))))
 }
 
-async fn write(app: &App, owner: &str, name: &str, put: ImageAliasesEntryPut, caller: &Caller) -> ApiResult {
+async fn write(app: &App, owner: &str, alias: &AliasInfo, put: ImageAliasesEntryPut, caller: &Caller) -> ApiResult {
+    let name = &alias.name;
     if put.target.is_empty() {
         return Err(ApiError::invalid("An alias has a \"target\", the fingerprint of an image"));
     }
-    app.images.alias_update(owner, name, &put.target, &put.description).await?;
+    app.images.alias_update(owner, name, Some(&put.target), Some(&put.description), Some(alias.revision)).await?;
     app.happened("image-alias-updated", &url(BASE, name, owner), Some(owner), caller);
     Ok(envelope::empty())
 }
@@ -96,7 +93,7 @@ async fn replace(
     let owner = app.owner(query.project(), Feature::Images).await?;
     let alias = app.images.alias_get(&owner, &name).await?;
     etag::check(&headers, &etag::of(&fields(&alias)))?;
-    write(&app, &owner, &name, put, &caller).await
+    write(&app, &owner, &alias, put, &caller).await
 }
 
 async fn patch(
@@ -109,9 +106,10 @@ async fn patch(
 ) -> ApiResult {
     let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
     let owner = app.owner(query.project(), Feature::Images).await?;
-    let current = fields(&app.images.alias_get(&owner, &name).await?);
+    let alias = app.images.alias_get(&owner, &name).await?;
+    let current = fields(&alias);
     etag::check(&headers, &etag::of(&current))?;
-    write(&app, &owner, &name, patched(&current, &bytes)?, &caller).await
+    write(&app, &owner, &alias, patched(&current, &bytes)?, &caller).await
 }
 
 async fn rename(

@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use berth_api::images::{ImagePut, ImagesPost, ImagesPostSource};
-use berth_images::{BuildRequest, ExportFiles, ImageInfo};
+use berth_images::{BuildRequest, ExportFiles, ImageInfo, ImageUpdate};
 use berth_instances::projects::Feature;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -133,14 +133,14 @@ async fn show(State(app): State<Shared>, query: Query, Path(fingerprint): Path<S
 }
 
 async fn write(app: &App, owner: &str, image: &ImageInfo, put: ImagePut, caller: &Caller) -> ApiResult {
-    let change = berth_images::ImageUpdate {
-        auto_update: put.auto_update,
-        public: put.public,
-        properties: put.properties,
-        profiles: put.profiles,
-        expires_at: if put.expires_at.is_never() { 0 } else { put.expires_at.0.as_second() },
+    let change = ImageUpdate {
+        auto_update: Some(put.auto_update),
+        public: Some(put.public),
+        properties: Some(put.properties),
+        profiles: Some(put.profiles),
+        expires_at: Some(if put.expires_at.is_never() { 0 } else { put.expires_at.0.as_second() }),
     };
-    app.images.update(owner, &image.fingerprint, change).await?;
+    app.images.update(owner, &image.fingerprint, change, Some(image.revision)).await?;
     app.happened("image-updated", &url(BASE, &image.fingerprint, owner), Some(owner), caller);
     Ok(envelope::empty())
 }
@@ -206,15 +206,14 @@ async fn refresh(
 /// One file as it is, two as a form.
 async fn export(State(app): State<Shared>, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
-    let ExportFiles { metadata, rootfs } = app.images.export(&owner, &fingerprint).await?;
+    let ExportFiles { metadata, rootfs, rootfs_name } = app.images.export(&owner, &fingerprint).await?;
     let Some(rootfs) = rootfs else {
         let (name, path) = metadata;
         let file = open(&path).await?;
         let length = file.metadata().await?.len();
         return Ok(envelope::raw(Body::from_stream(ReaderStream::new(file)), Some(length), &name));
     };
-    let field = if rootfs.0.ends_with(".img") || rootfs.0.ends_with(".qcow2") { "rootfs.img" } else { "rootfs" };
-    form(vec![("metadata", metadata), (field, rootfs)]).await
+    form(vec![("metadata", metadata), (rootfs_name.as_str(), rootfs)]).await
 }
 
 async fn open(path: &PathBuf) -> ApiResult<File> {

@@ -63,7 +63,7 @@ async fn show(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult 
 }
 
 async fn write(app: &App, pool: &Pool, put: StoragePoolPut, caller: &Caller) -> ApiResult {
-    app.pools.update(&pool.name, &put.description, put.config, Some(pool.revision)).await?;
+    app.pools.update(&pool.name, &put.description, put.config, Some(pool.mod_rev)).await?;
     app.happened("storage-pool-updated", &location(&pool.name), None, caller);
     Ok(envelope::empty())
 }
@@ -101,7 +101,7 @@ async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Cal
             "The storage pool \"{name}\" is currently in use by {user}; remove that first"
         )));
     }
-    app.pools.delete(&name).await?;
+    app.pools.delete_pool(&name).await?;
     app.happened("storage-pool-deleted", &location(&name), None, &caller);
     Ok(envelope::empty())
 }
@@ -109,7 +109,7 @@ async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Cal
 async fn resources(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult {
     let found = app.pools.resources(&name).await?;
     Ok(envelope::sync(ResourcesStoragePool {
-        space: ResourcesUsage { used: found.space_used, total: found.space_total },
+        space: ResourcesUsage { used: found.used, total: found.total },
         inodes: ResourcesUsage { used: found.inodes_used, total: found.inodes_total },
     }))
 }

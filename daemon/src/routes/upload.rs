@@ -32,7 +32,7 @@ pub struct Upload {
 /// Receives one file, or a form with `metadata` and `rootfs`.
 pub async fn receive(app: &App, request: Request, form: bool) -> ApiResult<Upload> {
     let mut options = options(request.headers())?;
-    let staging = app.images.staging().await?;
+    let staging = app.images.staging()?;
     if !form {
         let metadata = staging.path().join("metadata");
         save(&metadata, request.into_body().into_data_stream(), MAX_IMAGE).await?;
@@ -121,7 +121,7 @@ fn options(headers: &HeaderMap) -> ApiResult<ImportOptions> {
         aliases,
         filename: file_name(text("x-lxd-filename")),
         expected_fingerprint: Some(text("x-lxd-fingerprint").to_owned()).filter(|text| !text.is_empty()),
-        profiles: Some(profiles).filter(|profiles| !profiles.is_empty()),
+        profiles,
     })
 }
 
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(options.properties["description"], "a b&c");
         assert!(options.public);
         assert_eq!(options.filename, "ab.tar.xz");
-        assert_eq!(options.profiles, Some(vec!["default".to_owned(), "p".to_owned()]));
+        assert_eq!(options.profiles, ["default", "p"]);
         assert_eq!(options.expected_fingerprint, None);
     }
 

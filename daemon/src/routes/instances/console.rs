@@ -87,12 +87,11 @@ async fn serve(console: ConsoleSession, size: Option<WindowSize>, mut expected: 
                 return std::future::pending().await;
             };
             let (mut sink, mut source) = socket.split();
-            let obey = receive_control(&mut source, async |text: &str| {
-                let message = serde_json::from_str::<InstanceConsoleControl>(text).ok();
-                if let Some((width, height)) = message.and_then(|message| message.window_size()) {
-                    let _ = resize.send(WindowSize { width, height }).await;
-                }
-            });
+            let size = |text: &str| {
+                let message: InstanceConsoleControl = serde_json::from_str(text).ok()?;
+                message.window_size().map(|(width, height)| WindowSize { width, height })
+            };
+            let obey = receive_control(&mut source, size, resize);
             tokio::select! {
                 () = obey => {}
                 () = keep_alive(&mut sink) => {}

@@ -9,16 +9,16 @@ use axum::{
 };
 use berth_api::instances::{InstanceExecControl, InstanceExecPost};
 use berth_guest::protocol::{ExecSpec, WindowSize};
-use berth_instances::{Config, Error, ExecIo, ExecSession, Reader};
+use berth_instances::{Config, Error, ExecIo, ExecSession};
 use berth_supervisor::protocol::Input;
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
-use tokio::{fs::File, io::AsyncWriteExt, sync::mpsc};
+use tokio::{fs::File, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Prefix, operation,
-    session::{close, keep_alive, keep_output, receive_control, receive_input, send_output},
+    session::{Source, close, keep_alive, keep_output, receive_control, receive_input, receive_nothing, send_output},
 };
 use crate::{
     app::{App, Shared},
@@ -219,8 +219,8 @@ async fn pipes(session: ExecSession, sockets: [WebSocket; 3], mut expected: Expe
                 receive_input(&mut in_source, stdin, false),
                 keep_alive(&mut in_sink),
                 // Nothing is expected on these but the answers to pings.
-                receive_control(&mut out_source, async |_: &str| {}),
-                receive_control(&mut err_source, async |_: &str| {}),
+                receive_nothing(&mut out_source),
+                receive_nothing(&mut err_source),
             );
             pending::<std::convert::Infallible>().await
         };
@@ -236,24 +236,20 @@ async fn pipes(session: ExecSession, sockets: [WebSocket; 3], mut expected: Expe
 }
 
 /// Obeys a control websocket; its loss kills the program.
-async fn controlled(source: &mut super::session::Source, signals: &mpsc::Sender<Input>) {
-    receive_control(source, async |text: &str| {
-        let Ok(message) = serde_json::from_str::<InstanceExecControl>(text) else {
-            tracing::debug!("a control message is not understood");
-            return;
-        };
-        let input = match message.command.as_str() {
-            "window-resize" => message.window_size().map(|(width, height)| Input::Resize(WindowSize { width, height })),
-            "signal" if (1..=64).contains(&message.signal) => Some(Input::Signal(message.signal)),
-            _ => None,
-        };
-        if let Some(input) = input {
-            // The program may have ended.
-            let _ = signals.send(input).await;
-        }
-    })
-    .await;
+async fn controlled(source: &mut Source, signals: &mpsc::Sender<Input>) {
+    receive_control(source, input, signals).await;
+    // The program may have ended.
     let _ = signals.send(Input::Signal(SIGKILL)).await;
+}
+
+/// What a control message asks for; what is not understood is left alone, as a newer client may send more.
+fn input(text: &str) -> Option<Input> {
+    let message: InstanceExecControl = serde_json::from_str(text).ok()?;
+    match message.command.as_str() {
+        "window-resize" => message.window_size().map(|(width, height)| Input::Resize(WindowSize { width, height })),
+        "signal" if (1..=64).contains(&message.signal) => Some(Input::Signal(message.signal)),
+        _ => None,
+    }
 }
 
 /// A program without websockets; its output is recorded or dropped.
@@ -262,7 +258,7 @@ async fn unattended(
     project: &str,
     name: &str,
     program: ExecSpec,
-    record: bool,
+    recorded: bool,
     context: Context,
 ) -> Outcome {
     let session = start(app, project, name, program, &context).await?;
@@ -272,50 +268,38 @@ async fn unattended(
     };
     drop(stdin);
     let exited = CancellationToken::new();
-    let status = if record {
+    let status = if recorded {
         let dir = app.instances.log_dir(project, name)?;
         tokio::fs::create_dir_all(&dir).await?;
         let file = |end: &str| format!("exec_{}.{end}", context.id());
         let (out, err) = (file("stdout"), file("stderr"));
-        let (to_out, to_err) = (Record::create(&dir, &out).await?, Record::create(&dir, &err).await?);
-        let (status, (), ()) =
-            tokio::join!(ended(exit, &exited), to_out.keep(stdout, &exited), to_err.keep(stderr, &exited));
+        let (mut to_out, mut to_err) = (record(&dir, &out).await?, record(&dir, &err).await?);
+        let (status, kept_out, kept_err) = tokio::join!(
+            ended(exit, &exited),
+            keep_output(stdout, &mut to_out, MAX_RECORD, &exited),
+            keep_output(stderr, &mut to_err, MAX_RECORD, &exited)
+        );
+        if let Err(error) = kept_out.and(kept_err) {
+            tracing::warn!(instance = name, %error, "the output of a program is not recorded completely");
+        }
         let link = |file: &str| Value::String(format!("{}/logs/{file}", url("/1.0/instances", name, "default")));
         context.set("output", json!({"1": link(&out), "2": link(&err)}));
         status
     } else {
-        let drop_it = |output| keep_output(output, async |_: &[u8]| {}, &exited);
-        tokio::join!(ended(exit, &exited), drop_it(stdout), drop_it(stderr)).0
+        let (mut out, mut err) = (tokio::io::sink(), tokio::io::sink());
+        let outputs = async {
+            tokio::join!(keep_output(stdout, &mut out, 0, &exited), keep_output(stderr, &mut err, 0, &exited))
+        };
+        tokio::join!(ended(exit, &exited), outputs).0
     };
     outcome(status?, &context)
 }
 
-/// A file that keeps a program's output.
-struct Record {
-    file: File,
-    left: u64,
-}
-
-impl Record {
-    async fn create(dir: &FsPath, name: &str) -> ApiResult<Self> {
-        let mut options = tokio::fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(dir.join(name)).await;
-        let file = file.map_err(|error| ApiError::internal(format!("Cannot record the output in {name}: {error}")))?;
-        Ok(Self { file, left: MAX_RECORD })
-    }
-
-    async fn keep(mut self, output: Reader, exited: &CancellationToken) {
-        let write = async |data: &[u8]| {
-            let length = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= length as u64;
-            if let Err(error) = self.file.write_all(&data[..length]).await {
-                tracing::warn!(%error, "cannot record the output of a program");
-                self.left = 0;
-            }
-        };
-        keep_output(output, write, exited).await;
-        let _ = self.file.flush().await;
-    }
+/// A new file that keeps a program's output.
+async fn record(dir: &FsPath, name: &str) -> ApiResult<File> {
+    let mut options = tokio::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(dir.join(name)).await;
+    file.map_err(|error| ApiError::internal(format!("Cannot record the output in {name}: {error}")))
 }
 
 #[cfg(test)]
@@ -334,6 +318,16 @@ mod tests {
         assert_eq!(env.len(), 6);
         let other = environment(&Config::new(), &InstanceExecPost { user: 1000, ..InstanceExecPost::default() });
         assert!(!other.contains_key("HOME"));
+    }
+
+    #[test]
+    fn control_messages_are_read() {
+        let resize = input(r#"{"command":"window-resize","args":{"width":"80","height":"24"}}"#);
+        assert!(matches!(resize, Some(Input::Resize(WindowSize { width: 80, height: 24 }))));
+        assert!(matches!(input(r#"{"command":"signal","signal":15}"#), Some(Input::Signal(15))));
+        for bad in [r#"{"command":"signal","signal":0}"#, r#"{"command":"dance"}"#, "x"] {
+            assert!(input(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

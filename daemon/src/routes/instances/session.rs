@@ -13,7 +13,8 @@ use futures::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -89,21 +90,31 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Reads output to its end (as [`send_output`] does) into `keep`.
-pub async fn keep_output(mut output: Reader, mut keep: impl AsyncFnMut(&[u8]), exited: &CancellationToken) {
+/// Reads output to its end (as [`send_output`] does) and writes at most `cap` bytes of it to `keep`.
+pub async fn keep_output(
+    mut output: Reader,
+    keep: &mut (impl AsyncWrite + Unpin),
+    cap: u64,
+    exited: &CancellationToken,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; CHUNK];
+    let mut left = cap;
+    let mut result = Ok(());
     let mut quiet = None;
     let mut end = None;
     loop {
         tokio::select! {
             biased;
             read = output.read(&mut buffer) => match read {
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => break,
                 Ok(n) => {
-                    keep(&buffer[..n]).await;
+                    // After a failure the rest is read all the same: the program must not notice.
+                    let length = if result.is_ok() { n.min(usize::try_from(left).unwrap_or(usize::MAX)) } else { 0 };
+                    left -= length as u64;
+                    result = result.and(keep.write_all(&buffer[..length]).await);
                     quiet = quiet.map(|_| Instant::now() + QUIET);
                     if end.is_some_and(|end| Instant::now() > end) {
-                        return;
+                        break;
                     }
                 }
             },
@@ -111,9 +122,10 @@ pub async fn keep_output(mut output: Reader, mut keep: impl AsyncFnMut(&[u8]), e
                 quiet = Some(Instant::now() + QUIET);
                 end = Some(Instant::now() + DRAIN);
             }
-            () = until(quiet.min(end)) => return,
+            () = until(quiet.min(end)) => break,
         }
     }
+    result.and(keep.flush().await)
 }
 
 /// Writes what the client sends until the connection ends. At the client's end of stream the input is closed,
@@ -144,19 +156,28 @@ pub async fn receive_input(source: &mut Source, input: Writer, keep_open: bool) 
     }
 }
 
-/// Hands each text message to `handle` until the connection ends.
-pub async fn receive_control(source: &mut Source, mut handle: impl AsyncFnMut(&str)) {
+/// Sends on what `parse` makes of each message until the connection ends.
+pub async fn receive_control<T>(source: &mut Source, parse: impl Fn(&str) -> Option<T>, to: &mpsc::Sender<T>) {
     while let Some(Ok(message)) = source.next().await {
-        match message {
-            Message::Text(text) => handle(&text).await,
+        let parsed = match &message {
+            Message::Text(text) => parse(text),
             // Some clients send their JSON in binary frames.
-            Message::Binary(data) => {
-                if let Ok(text) = std::str::from_utf8(&data) {
-                    handle(text).await;
-                }
-            }
-            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Binary(data) => std::str::from_utf8(data).ok().and_then(&parse),
+            Message::Ping(_) | Message::Pong(_) => None,
             Message::Close(_) => return,
+        };
+        if let Some(parsed) = parsed {
+            // Whoever would obey may have ended.
+            let _ = to.send(parsed).await;
+        }
+    }
+}
+
+/// Reads a websocket on which nothing but answers to pings is expected, until the connection ends.
+pub async fn receive_nothing(source: &mut Source) {
+    while let Some(Ok(message)) = source.next().await {
+        if matches!(message, Message::Close(_)) {
+            return;
         }
     }
 }
