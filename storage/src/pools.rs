@@ -72,8 +72,10 @@ struct Inner {
     dir: PathBuf,
     reaper: Reaper,
     /// A pool that could not be opened has the reason in place of its driver.
-    open: Mutex<BTreeMap<String, Result<Arc<dyn Driver>, String>>>,
+    open: Mutex<BTreeMap<String, Opened>>,
 }
+
+type Opened = Result<Arc<dyn Driver>, String>;
 
 fn key(name: &str) -> Key {
     Key::new(&["pool", name])
@@ -210,6 +212,11 @@ impl Pools {
         Ok(())
     }
 
+    /// Returns when the files of everything that was removed so far are gone.
+    pub async fn settle(&self) {
+        self.inner.reaper.settle().await;
+    }
+
     /// Space of a pool.
     pub async fn resources(&self, name: &str) -> Result<Resources, StorageError> {
         run(name, self.inner.driver(name)?, |driver| driver.resources()).await
@@ -268,7 +275,7 @@ impl Pools {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<Arc<dyn Driver>, String>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Opened>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

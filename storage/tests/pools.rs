@@ -28,17 +28,10 @@ async fn volume(pools: &Pools, kind: VolumeKind, name: &str) -> std::path::PathB
     pending.commit().await.unwrap()
 }
 
-/// Returns when the reaper has emptied the directory: it says so through the directory's own change, which inotify
-/// would tell as well, but a scan after each rename is all that a test needs.
-fn gone(path: &Path) -> bool {
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while std::time::Instant::now() < until {
-        if std::fs::read_dir(path).unwrap().next().is_none() {
-            return true;
-        }
-        std::thread::yield_now();
-    }
-    false
+/// Whether there is nothing in the directory once what was removed is gone.
+async fn gone(pools: &Pools, path: &Path) -> bool {
+    pools.settle().await;
+    std::fs::read_dir(path).unwrap().next().is_none()
 }
 
 #[tokio::test]
@@ -77,7 +70,7 @@ async fn volumes_live_their_life() {
     pools.delete("default", Container, "c2").await.unwrap();
     assert!(pools.volumes("default", Container).await.unwrap().is_empty());
     assert_eq!(pools.delete("default", Container, "c2").await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert!(gone(&dir.path().join("storage-pools/default/.trash")));
+    assert!(gone(&pools, &dir.path().join("storage-pools/default/.trash")).await);
 }
 
 #[tokio::test]
@@ -90,7 +83,7 @@ async fn nothing_is_replaced() {
     volume(&pools, Container, "c2").await;
     assert_eq!(pools.rename("default", Container, "c2", "c1").await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "c1");
-    assert!(gone(&dir.path().join("storage-pools/default/.pending")));
+    assert!(gone(&pools, &dir.path().join("storage-pools/default/.pending")).await);
 }
 
 #[tokio::test]
@@ -99,7 +92,7 @@ async fn unfinished_volumes_vanish() {
     let root = dir.path().join("storage-pools/default");
     let dropped = pools.prepare("default", Container, "c1").await.unwrap();
     drop(dropped);
-    assert!(gone(&root.join(".pending")) && gone(&root.join(".trash")));
+    assert!(gone(&pools, &root.join(".pending")).await && gone(&pools, &root.join(".trash")).await);
     // One that its process did not live to drop.
     let left = pools.prepare("default", Container, "c1").await.unwrap();
     std::fs::create_dir_all(left.path().join("rootfs/usr")).unwrap();
@@ -107,7 +100,7 @@ async fn unfinished_volumes_vanish() {
     std::fs::create_dir_all(root.join(".trash/old/deep")).unwrap();
     drop(pools);
     let again = Pools::open(store, dir.path().to_owned()).await.unwrap();
-    assert!(gone(&root.join(".pending")) && gone(&root.join(".trash")));
+    assert!(gone(&again, &root.join(".pending")).await && gone(&again, &root.join(".trash")).await);
     volume(&again, Container, "c1").await;
 }
 
