@@ -56,10 +56,9 @@ impl Images {
         report(progress, "import", "Computing the fingerprint");
         let paths: Vec<PathBuf> = [Some(files.metadata.clone()), rootfs].into_iter().flatten().collect();
         let (fingerprint, size) = blocking(move || digest(&paths)).await?;
-        if let Some(expected) = options.expected_fingerprint.as_ref().filter(|text| !text.is_empty()) {
-            if !expected.eq_ignore_ascii_case(&fingerprint) {
-                return Err(Error::Fingerprint { expected: expected.clone(), actual: fingerprint });
-            }
+        let expected = options.expected_fingerprint.as_ref().filter(|text| !text.is_empty());
+        if let Some(expected) = expected.filter(|text| !text.eq_ignore_ascii_case(&fingerprint)) {
+            return Err(Error::Fingerprint { expected: expected.clone(), actual: fingerprint });
         }
         let mut properties = metadata.properties;
         properties.extend(options.properties.clone());
@@ -170,10 +169,9 @@ fn check(options: &ImportOptions) -> Result<()> {
     if options.filename.len() > FILENAME_MAX || options.filename.chars().any(char::is_control) {
         return Err(Error::Invalid("the name of the image's file is too long or holds control characters".to_owned()));
     }
-    if let Some(expected) = options.expected_fingerprint.as_ref().filter(|text| !text.is_empty()) {
-        if !is_fingerprint(&expected.to_ascii_lowercase()) {
-            return Err(Error::Invalid(format!("\"{}\" is no SHA-256 fingerprint", expected.escape_debug())));
-        }
+    let expected = options.expected_fingerprint.as_ref().filter(|text| !text.is_empty());
+    if let Some(bad) = expected.filter(|text| !is_fingerprint(&text.to_ascii_lowercase())) {
+        return Err(Error::Invalid(format!("\"{}\" is no SHA-256 fingerprint", bad.escape_debug())));
     }
     metadata::properties(&options.properties).map_err(Error::Invalid)?;
     check_profiles(&options.profiles)

@@ -268,8 +268,8 @@ fn info(fingerprint: String, image: Versioned<ImageDoc>, aliases: Vec<(String, S
 }
 
 fn ending_of(path: &Path) -> Result<&'static str> {
-    let file = fs::File::open(path).map_err(Error::io("open", path))?;
-    let (format, _) = decode::peek(file).map_err(Error::io("read", path))?;
+    let mut file = fs::File::open(path).map_err(Error::io("open", path))?;
+    let format = decode::of_file(&mut file).map_err(Error::io("read", path))?;
     Ok(match format {
         Format::Gzip => ".tar.gz",
         Format::Xz => ".tar.xz",

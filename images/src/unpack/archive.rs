@@ -1,7 +1,7 @@
 //! Opening a tar archive in whatever compression.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::process::{Child, ChildStdout, Stdio};
 
 use super::decode::{self, Format};
@@ -10,10 +10,7 @@ use crate::wire::{Failure, JobResult};
 
 /// Tells the format of `file` and rewinds it.
 pub fn format_of(file: &mut File) -> JobResult<Format> {
-    let mut head = Vec::new();
-    file.by_ref().take(8).read_to_end(&mut head).map_err(Failure::from_io("read the image file"))?;
-    file.seek(SeekFrom::Start(0)).map_err(Failure::from_io("read the image file"))?;
-    Ok(decode::detect(&head))
+    decode::of_file(file).map_err(Failure::from_io("read the image file"))
 }
 
 /// The decompressed bytes of the archive in `file`.

@@ -1,7 +1,7 @@
 //! Which compression a file has, told by its first bytes, and how it is undone.
 
 use std::fs::File;
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// What the first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +43,12 @@ pub fn detect(head: &[u8]) -> Format {
     }
 }
 
-/// Reads the beginning of `file` without losing it.
-pub fn peek(file: File) -> io::Result<(Format, Chain<Cursor<Vec<u8>>, File>)> {
+/// Tells the format of `file`, which is rewound.
+pub fn of_file(file: &mut File) -> io::Result<Format> {
     let mut head = Vec::new();
-    let mut file = file;
     file.by_ref().take(8).read_to_end(&mut head)?;
-    Ok((detect(&head), Cursor::new(head).chain(file)))
+    file.seek(SeekFrom::Start(0))?;
+    Ok(detect(&head))
 }
 
 /// A reader of the decompressed bytes; `None` if the format is no compression this build knows.

@@ -1,0 +1,7 @@
+//! The image store and its helper against good and hostile images. Needs root, `squashfs-tools` and `e2fsprogs`.
+
+mod boot;
+mod kit;
+mod squash;
+mod store;
+mod tarball;
