@@ -17,6 +17,8 @@ const SHOWN: &str = "rules.shown";
 /// The rules that [`SHOWN`] came from.
 const RULES: &str = "rules.nft";
 
+const NOT_INSTALLED: &str = "is not installed: install the package nftables";
+
 fn table(bridge: &str) -> String {
     format!("inet berth_{bridge}")
 }
@@ -67,24 +69,22 @@ pub(crate) async fn apply(spec: &BridgeSpec, dir: &Path) -> Result<(), NetworkEr
         return Ok(());
     }
     let what = format!("set the firewall rules of network {:?}", spec.name);
-    // Written first: it also says that there is something to remove.
-    files::write(&dir.join(RULES), &rules).await?;
-    files::remove(&dir.join(SHOWN)).await?;
     nft(&["-f", "-"], &rules, &what).await?;
     let shown = show(&spec.name).await?.unwrap_or_default();
+    // In this order: without the second file the first one says nothing.
+    files::remove(&dir.join(SHOWN)).await?;
+    files::write(&dir.join(RULES), &rules).await?;
     files::write(&dir.join(SHOWN), &shown).await
 }
 
-/// Whether rules were ever put in place (or nearly so): without them nft need not even be installed to remove a network.
-pub(crate) async fn written(dir: &Path) -> Result<bool, NetworkError> {
-    Ok(files::read(&dir.join(RULES)).await?.is_some())
-}
-
-/// Removes the rules of a network; it does not matter whether there are any.
+/// Removes the rules of a network; it does not matter whether there are any, nor whether nft is there to have set them.
 pub(crate) async fn remove(name: &str) -> Result<(), NetworkError> {
     let table = table(name);
     let what = format!("remove the firewall rules of network {name:?}");
-    nft(&["-f", "-"], &format!("table {table}\ndelete table {table}\n"), &what).await.map(drop)
+    match nft(&["-f", "-"], &format!("table {table}\ndelete table {table}\n"), &what).await {
+        Err(NetworkError::Program { reason, .. }) if reason == NOT_INSTALLED => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// The rules as the kernel has them, if there are any.
@@ -101,7 +101,7 @@ async fn show(name: &str) -> Result<Option<String>, NetworkError> {
 async fn nft(args: &[&str], input: &str, what: &str) -> Result<String, NetworkError> {
     let fail = |reason: String| NetworkError::Program { what: what.to_owned(), program: "nft", reason };
     let missing = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => fail("is not installed: install the package nftables".to_owned()),
+        std::io::ErrorKind::NotFound => fail(NOT_INSTALLED.to_owned()),
         _ => fail(format!("cannot be started: {error}")),
     };
     let mut command = Command::new("nft");
