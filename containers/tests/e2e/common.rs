@@ -316,18 +316,13 @@ pub fn cgroup_dirs(uuid: &str) -> Vec<PathBuf> {
 
 /// The directory of the container's limits for `controller`.
 pub fn cgroup_of(spec: &ContainerSpec, controller: &str) -> PathBuf {
-    let dirs = cgroup_dirs(&spec.uuid);
+    let dirs: Vec<_> = cgroup_dirs(&spec.uuid).into_iter().filter(|dir| dir.extension().is_none()).collect();
+    if let [only] = dirs.as_slice() {
+        return only.clone();
+    }
     let found = dirs.iter().find(|dir| {
-        !dir.to_string_lossy().ends_with(".monitor")
-            && dir
-                .ancestors()
-                .nth(2)
-                .unwrap()
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .split(',')
-                .any(|c| c == controller)
+        let hierarchy = dir.ancestors().nth(2).unwrap().file_name().unwrap().to_string_lossy();
+        hierarchy.split(',').any(|name| name == controller)
     });
     found.unwrap_or_else(|| panic!("{controller}: {dirs:?}")).clone()
 }

@@ -145,7 +145,7 @@ fn limits_reach_the_cgroups() {
         memory: Some(64 << 20),
         swap: Some(false),
         cpus: Some(CpuLimit::Count(1)),
-        cpu_allowance: Some(CpuAllowance::Quota { quota_us: 50_000, period_us: 100_000 }),
+        cpu_allowance: Some(CpuAllowance::Quota { quota_us: 90_000, period_us: 100_000 }),
         processes: Some(100),
     };
     let container = Running::start_spec(&place, spec);
@@ -158,7 +158,7 @@ fn limits_reach_the_cgroups() {
     assert_eq!(read("pids", "pids.max", "pids.max"), "100");
     let cpu = read("cpuset", "cpuset.cpus", "cpuset.cpus");
     assert!(cpu.parse::<u32>().is_ok(), "{cpu}");
-    assert!(["50000", "50000 100000"].contains(&read("cpu", "cpu.cfs_quota_us", "cpu.max").as_str()));
+    assert!(["90000", "90000 100000"].contains(&read("cpu", "cpu.cfs_quota_us", "cpu.max").as_str()));
     assert_eq!(container.text("nproc"), "1");
     let eaten = container.sh("head -c 200m /dev/zero | tail -c 150m >/dev/null");
     assert_ne!(eaten.status, 0, "{eaten:?}");
