@@ -15,7 +15,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode as HttpStatus, header};
+pub use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{Request, StatusCode as HttpStatus};
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
