@@ -65,9 +65,13 @@ impl Terminal {
     }
 
     /// The client is ready.
-    pub(super) fn on_client(&mut self) {
+    pub(super) fn on_client(&mut self, flags: PollFlags) {
         self.console.flush();
         if !self.typed.is_empty() {
+            // A hang-up is reported whether it is asked for or not, and would be again and again.
+            if flags.intersects(PollFlags::HUP | PollFlags::ERR) {
+                self.console.detach();
+            }
             return;
         }
         if let Input::Bytes(bytes) = self.console.input() {

@@ -7,7 +7,6 @@ use berth_guest::protocol::ExecSpec;
 use berth_supervisor::console::AttachError;
 use berth_supervisor::protocol::{Event, Input, RefusalKind, Reply, Request, RunState, Status};
 use berth_supervisor::transport::Endpoint;
-use rustix::event::PollFlags;
 
 use super::serve::{Connection, Role, Server};
 use super::session::{Next, Session};
@@ -21,7 +20,7 @@ const SYSTEMD_HALT: i32 = 37;
 
 impl Server {
     /// A client has sent something, or is gone.
-    pub(super) fn on_socket(&mut self, mut connection: Connection, _flags: PollFlags) -> Option<Connection> {
+    pub(super) fn on_socket(&mut self, mut connection: Connection) -> Option<Connection> {
         if matches!(connection.role, Role::Asking) {
             return match connection.endpoint.recv() {
                 Ok(Some((request, fds))) => self.on_request(connection, request, fds),

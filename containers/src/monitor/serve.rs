@@ -128,11 +128,9 @@ impl Server {
                         return Ok(());
                     }
                     Source::Master => self.terminal.on_master(),
-                    Source::ConsoleClient => self.terminal.on_client(),
+                    Source::ConsoleClient => self.terminal.on_client(flags),
                     Source::Child(_) => self.reap(),
-                    Source::Socket(id) => {
-                        self.with_connection(id, |server, connection| server.on_socket(connection, flags))
-                    }
+                    Source::Socket(id) => self.with_connection(id, Self::on_socket),
                     Source::Work(id) => self.with_connection(id, Self::on_work),
                 }
             }
