@@ -90,6 +90,12 @@ pub fn enter(binds: &[Bind], tools: bool) -> io::Result<()> {
     for piece in &pieces {
         place(piece)?;
     }
+    if tools {
+        // resize2fs insists on looking whether its file is mounted.
+        let etc = Path::new(ASSEMBLY).join("etc");
+        fs::create_dir_all(&etc)?;
+        fs::File::create(etc.join("mtab"))?;
+    }
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount_remount(ASSEMBLY, flags, "")?;
     std::env::set_current_dir(ASSEMBLY)?;

@@ -14,7 +14,8 @@ use crate::wire::{Failure, JobResult};
 pub fn unpack(image: &Path, into: &Path, budget: &mut Budget) -> JobResult<()> {
     survey(image, budget)?;
     let mut command = tool::command("unsquashfs");
-    command.args(["-no-progress", "-force", "-dest"]).arg(into).arg(image);
+    // Errors in writing must not end it, since some are wanted (see `tolerated`); the others are told apart below.
+    command.args(["-no-progress", "-ignore-errors", "-force", "-dest"]).arg(into).arg(image);
     let mut worst = None;
     let (status, lines) = tool::run("unsquashfs", command, &mut |line| {
         if complains(line) && !tolerated(line) && worst.is_none() {
@@ -84,7 +85,9 @@ fn complains(line: &str) -> bool {
 fn tolerated(line: &str) -> bool {
     let device = (line.contains("character device") || line.contains("block device"))
         && (line.contains("Operation not permitted") || line.contains("not superuser"));
-    let attribute = line.contains("xattr") && (line.contains("trusted.") || line.contains("not permitted"));
+    let attribute = line.contains("xattr")
+        && (line.contains("Operation not permitted") || line.contains("not supported"))
+        && !line.contains("security.capability");
     device || attribute
 }
 

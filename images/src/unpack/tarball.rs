@@ -159,6 +159,27 @@ fn broken(error: io::Error) -> Failure {
     Failure::invalid(format!("the image's archive is damaged or cut short: {error}; upload it again"))
 }
 
+/// A name that cannot be made where it is to be is the archive's fault: its own links are in the way.
+fn cannot_write(shown: &str, error: io::Error) -> Failure {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::AlreadyExists
+        | Kind::NotFound
+        | Kind::NotADirectory
+        | Kind::IsADirectory
+        | Kind::DirectoryNotEmpty
+        | Kind::InvalidFilename
+        | Kind::InvalidInput
+        | Kind::TooManyLinks => {
+            Failure::invalid(format!("\"{shown}\" in the image's archive contradicts its other entries: {error}"))
+        }
+        _ if error.raw_os_error() == Some(libc::ELOOP) => {
+            Failure::invalid(format!("\"{shown}\" in the image's archive lies behind a loop of links"))
+        }
+        _ => Failure::from_io(format!("unpack \"{shown}\""))(error),
+    }
+}
+
 /// Calls `each` for every member; counts entries and what is read of the archive.
 pub fn visit<R: Read>(
     archive: R,
@@ -231,7 +252,7 @@ fn write<R: Read>(
         // The top of the archive is the directory itself, which is there already.
         return Ok(());
     };
-    let failed = |error| Failure::from_io(format!("unpack \"{shown}\""))(error);
+    let failed = |error| cannot_write(&shown, error);
     if matches!(kind, EntryType::Block | EntryType::Char) {
         summary.devices += 1;
         return Ok(());
@@ -256,7 +277,7 @@ fn write<R: Read>(
             let size = member.size();
             tree.file(parent, name, &mut member.inner, size, &attributes).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => broken(error),
-                _ => Failure::from_io(format!("unpack \"{shown}\""))(error),
+                _ => cannot_write(&shown, error),
             })?;
         }
         _ => return Ok(()),

@@ -94,15 +94,18 @@ fn a_partition_boots_with_what_grub_says() {
     let root = place.path().join("root");
     system(&root);
     fs::create_dir_all(root.join("boot/grub")).expect("mkdir");
-    let config = "menuentry 'x' {\n linux /boot/vmlinuz-6.1-test ro quiet console=ttyS1\n initrd /boot/initrd.img-6.1-test\n}\n";
+    let config =
+        "menuentry 'x' {\n linux /boot/vmlinuz-6.1-test ro quiet console=ttyS1\n initrd /boot/initrd.img-6.1-test\n}\n";
     fs::write(root.join("boot/grub/grub.cfg"), config).expect("write");
     let partition = ext4(&place, &root);
     let disk = place.path().join("gpt.img");
     let file = File::options().create(true).truncate(true).read(true).write(true).open(&disk).expect("create");
     file.set_len(48 << 20).expect("size");
-    let mut table = gpt::GptConfig::new().writable(true).create_from_device(file.try_clone().expect("clone"), None).expect("gpt");
+    let mut table =
+        gpt::GptConfig::new().writable(true).create_from_device(file.try_clone().expect("clone"), None).expect("gpt");
     table.add_partition("root", 32 << 20, gpt::partition_types::LINUX_FS, 0, None).expect("partition");
-    let (start, guid) = table.partitions().values().map(|p| (p.first_lba * 512, p.part_guid)).next().expect("partition");
+    let (start, guid) =
+        table.partitions().values().map(|p| (p.first_lba * 512, p.part_guid)).next().expect("partition");
     table.write().expect("write");
     let mut content = Vec::new();
     File::open(partition).expect("open").read_to_end(&mut content).expect("read");

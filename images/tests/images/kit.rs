@@ -21,7 +21,13 @@ impl Tar {
 
     /// With a good `metadata.yaml` and a `rootfs`.
     pub fn unified() -> Self {
-        Self::new().file("metadata.yaml", METADATA.as_bytes(), 0o644).entry("rootfs/", tar::EntryType::Directory, "", &[], 0o755)
+        Self::new().file("metadata.yaml", METADATA.as_bytes(), 0o644).entry(
+            "rootfs/",
+            tar::EntryType::Directory,
+            "",
+            &[],
+            0o755,
+        )
     }
 
     /// Any entry; its name and link are written as they are.

@@ -78,7 +78,10 @@ async fn what_goes_in_comes_out() {
     assert_eq!(image.fingerprint, fingerprint);
     assert_eq!(image.image_type, "container");
     assert!(image.kinds.container && !image.kinds.virtual_machine && image.public);
-    assert_eq!((image.architecture.as_str(), image.created_at, image.size), ("x86_64", 1_700_000_000, bytes.len() as u64));
+    assert_eq!(
+        (image.architecture.as_str(), image.created_at, image.size),
+        ("x86_64", 1_700_000_000, bytes.len() as u64)
+    );
     assert_eq!((image.properties["os"].as_str(), image.properties["description"].as_str()), ("Mine", "a test"));
     assert_eq!(image.aliases, [("test/one".to_owned(), "a test".to_owned())]);
     assert_eq!(f.images.resolve("default", "test/one").await.expect("alias"), image);
@@ -121,7 +124,9 @@ async fn split_images_keep_both_files() {
 async fn bad_uploads_leave_nothing() {
     let f = Fixture::new().await;
     let no_metadata = Tar::new().file("rootfs/x", b"", 0o644);
-    assert!(f.import("default", no_metadata, alias("a")).await.expect_err("metadata").to_string().contains("metadata.yaml"));
+    assert!(
+        f.import("default", no_metadata, alias("a")).await.expect_err("metadata").to_string().contains("metadata.yaml")
+    );
     let no_rootfs = Tar::new().file("metadata.yaml", METADATA.as_bytes(), 0o644);
     assert!(f.import("default", no_rootfs, alias("a")).await.expect_err("rootfs").to_string().contains("second file"));
     let wrong = ImportOptions { expected_fingerprint: Some("0".repeat(64)), ..alias("a") };
@@ -193,7 +198,10 @@ async fn aliases_are_made_renamed_moved_and_removed() {
     assert!(matches!(images.alias_update("default", "a", None, None, Some(1)).await, Err(Error::Changed { .. })));
     images.alias_rename("default", "a", "c/d").await.expect("rename");
     let info = images.alias_get("default", "c/d").await.expect("get");
-    assert_eq!((info.target.as_str(), info.description.as_str(), info.image_type), (two.fingerprint.as_str(), "new", "container"));
+    assert_eq!(
+        (info.target.as_str(), info.description.as_str(), info.image_type),
+        (two.fingerprint.as_str(), "new", "container")
+    );
     images.alias_delete("default", "c/d").await.expect("delete");
     assert!(images.aliases("default").await.expect("list").is_empty());
 }
@@ -203,7 +211,8 @@ async fn updates_respect_revisions() {
     let f = Fixture::new().await;
     let image = f.import("default", small(), ImportOptions::default()).await.expect("import");
     let change = ImageUpdate { public: Some(true), profiles: Some(vec!["p".to_owned()]), ..ImageUpdate::default() };
-    let changed = f.images.update("default", &image.fingerprint, change.clone(), Some(image.revision)).await.expect("update");
+    let changed =
+        f.images.update("default", &image.fingerprint, change.clone(), Some(image.revision)).await.expect("update");
     assert!(changed.public && changed.profiles == ["p"] && changed.properties == image.properties);
     let stale = f.images.update("default", &image.fingerprint, change, Some(image.revision)).await;
     assert!(matches!(stale, Err(Error::Changed { .. })));
@@ -287,7 +296,9 @@ async fn a_missing_helper_is_named() {
         Images::open(Arc::clone(&f.store), f.dir.path().to_owned(), "/no/such/berth-image".into()).await.expect("open");
     let staging = images.staging().expect("staging");
     let metadata = small().save(staging.path(), "m");
-    let error = images.import("default", staging, ImportFiles { metadata, rootfs: None }, ImportOptions::default(), &quiet).await;
+    let error = images
+        .import("default", staging, ImportFiles { metadata, rootfs: None }, ImportOptions::default(), &quiet)
+        .await;
     assert!(error.expect_err("no helper").to_string().contains("/no/such/berth-image"));
 }
 
@@ -299,7 +310,9 @@ async fn builds_are_checked_before_they_start() {
         packages: vec![package.to_owned()],
         ..berth_images::BuildRequest::default()
     };
-    for (request, reason) in [(request("plan9/4", "vim"), "known are"), (request("debian/12", "-evil"), "no name of a Debian package")] {
+    for (request, reason) in
+        [(request("plan9/4", "vim"), "known are"), (request("debian/12", "-evil"), "no name of a Debian package")]
+    {
         let error = f.images.build("default", request, &quiet).await.expect_err(reason);
         assert!(error.to_string().contains(reason) && error.kind() == ErrorKind::Invalid, "{error}");
     }
