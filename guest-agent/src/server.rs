@@ -6,18 +6,13 @@ mod power;
 mod program;
 mod session;
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-};
+use std::{io, os::fd::OwnedFd, path::Path};
 
 use berth_guest::{
     files, frame,
     protocol::{ErrorKind, GuestError, Reply, Request},
     state,
 };
-use rustix::io::fcntl_getfd;
 
 pub use connection::Connection;
 
@@ -39,12 +34,6 @@ pub fn serve(socket: OwnedFd) -> io::Result<()> {
 
 fn failure(kind: ErrorKind, message: impl Into<String>) -> GuestError {
     GuestError { kind, message: message.into() }
-}
-
-/// Makes sure that no program inherits a descriptor that somebody opened without care.
-fn close_on_exec(fd: impl AsFd) -> rustix::io::Result<()> {
-    let flags = fcntl_getfd(&fd)? | rustix::io::FdFlags::CLOEXEC;
-    rustix::io::fcntl_setfd(fd, flags)
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ mod licences;
 mod packages;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -34,17 +37,27 @@ enum Task {
     Lab(lab::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
-        Task::Build(options) => {
-            let programs = build::run(&options)?;
-            eprintln!("Built into {}", programs.display());
-            Ok(())
+/// Status if a task itself failed; a command in the lab may end with any other.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
         }
-        Task::Test(options) => test::run(&options),
-        Task::Licences => licences::check(),
-        Task::Lab(options) => std::process::exit(lab::run(&options)?),
     }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Build(options) => eprintln!("Built into {}", build::run(&options)?.display()),
+        Task::Test(options) => test::run(&options)?,
+        Task::Licences => licences::check()?,
+        Task::Lab(options) => return Ok(ExitCode::from(u8::try_from(lab::run(&options)?).unwrap_or(FAILED))),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The root of the workspace.

@@ -18,7 +18,7 @@ use rustix::{
     termios::Winsize,
 };
 
-use super::{accounts, close_on_exec, failure};
+use super::{accounts, failure};
 
 /// Where programs are looked for if the environment says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -94,7 +94,6 @@ fn become_user(has_terminal: bool, groups: &[Gid], uid: Uid, gid: Gid, directory
 
 fn attach(mut child: Child, master: Option<OwnedFd>) -> io::Result<Program> {
     let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    close_on_exec(&pidfd)?;
     let (stdin, outputs) = match &master {
         Some(master) => (Some(master.try_clone()?), [Some(master.try_clone()?), None]),
         None => (
