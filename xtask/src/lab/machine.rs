@@ -84,7 +84,7 @@ pub fn run(directory: &Path, files: &Files, options: &Options, script: &str) -> 
             let _ = events.send(Event::Drained);
         });
     }
-    let mut status = None;
+    let (mut ready, mut status) = (false, None);
     loop {
         if let (Some(status), 0) = (status, undrained) {
             // Of no use when nothing went wrong with the machine itself.
@@ -95,6 +95,7 @@ pub fn run(directory: &Path, files: &Files, options: &Options, script: &str) -> 
             Ok(Event::Drained) => undrained -= 1,
             Ok(Event::Line(line)) => match line.split_once(' ') {
                 Some(("ready", uptime)) => {
+                    ready = true;
                     if options.verbose {
                         let wall = started.elapsed().as_secs_f32();
                         eprintln!("lab: ready after {wall:.1} s ({uptime} s by its own clock)");
@@ -108,8 +109,9 @@ pub fn run(directory: &Path, files: &Files, options: &Options, script: &str) -> 
                 bail!("the lab ended before its command did. End of its console:\n{}", tail(&machine.console));
             }
             Err(mpsc::RecvTimeoutError::Timeout) => bail!(
-                "the lab was ended: its command took longer than {} s (--timeout). End of its console:\n{}",
+                "the lab was ended after {} s (--timeout): {}. End of its console:\n{}",
                 options.timeout,
+                if ready { "its command still ran" } else { "it was still booting" },
                 tail(&machine.console)
             ),
         }
