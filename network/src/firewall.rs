@@ -69,16 +69,21 @@ pub(crate) async fn apply(spec: &BridgeSpec, dir: &Path) -> Result<(), NetworkEr
         return Ok(());
     }
     let what = format!("set the firewall rules of network {:?}", spec.name);
-    nft(&["-f", "-"], &rules, &what).await?;
-    let shown = show(&spec.name).await?.unwrap_or_default();
-    // In this order: without the second file the first one says nothing.
+    // Before the rules themselves: whether it is there also tells whether there may be rules of ours to remove.
     files::remove(&dir.join(SHOWN)).await?;
     files::write(&dir.join(RULES), &rules).await?;
+    nft(&["-f", "-"], &rules, &what).await?;
+    let shown = show(&spec.name).await?.unwrap_or_default();
     files::write(&dir.join(SHOWN), &shown).await
 }
 
-/// Removes the rules of a network; it does not matter whether there are any, nor whether nft is there to have set them.
-pub(crate) async fn remove(name: &str) -> Result<(), NetworkError> {
+/// Removes the rules of a network, if they were put in place from this directory.
+///
+/// A network that did not come so far may have lost its name to another daemon, whose rules have the same name then.
+pub(crate) async fn remove(name: &str, dir: &Path) -> Result<(), NetworkError> {
+    if files::read(&dir.join(RULES)).await?.is_none() {
+        return Ok(());
+    }
     let table = table(name);
     let what = format!("remove the firewall rules of network {name:?}");
     match nft(&["-f", "-"], &format!("table {table}\ndelete table {table}\n"), &what).await {

@@ -401,7 +401,7 @@ impl Inner {
         let dir = self.dir_of(name);
         self.runtime.unwatch(name);
         dnsmasq::stop(&dir).await?;
-        firewall::remove(name).await?;
+        firewall::remove(name, &dir).await?;
         bridge::remove(&self.links, name, mac).await?;
         match tokio::fs::remove_dir_all(&dir).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(NetworkError::path(dir)(error)),

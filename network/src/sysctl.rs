@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::BridgeSpec;
+use crate::nic::is_port_name;
 
 const NET: &str = "/proc/sys/net";
 
@@ -45,7 +46,8 @@ fn keep_router_advertisements(bridge: &str, set: &mut impl FnMut(&str, &str)) {
     let Ok(entries) = std::fs::read_dir(Path::new(NET).join("ipv6/conf")) else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
         let setting = format!("ipv6/conf/{name}/accept_ra");
-        if name != bridge && get(&setting).is_ok_and(|value| value == "1") {
+        let other = name == bridge || is_port_name(&name) || ["all", "default", "lo"].contains(&name.as_str());
+        if !other && get(&setting).is_ok_and(|value| value == "1") {
             set(&setting, "2");
         }
     }
