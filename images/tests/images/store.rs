@@ -154,7 +154,7 @@ async fn projects_share_files_until_the_last_lets_go() {
     let image = f.import("one", small(), alias("a")).await.expect("import");
     f.import("two", small(), alias("a")).await.expect("import");
     f.images.delete("one", &image.fingerprint[..10]).await.expect("delete");
-    assert_eq!(f.names(), [image.fingerprint.clone()]);
+    assert_eq!(f.names(), std::slice::from_ref(&image.fingerprint));
     assert_eq!(f.images.alias_get("one", "a").await.expect_err("gone").kind(), ErrorKind::NotFound);
     assert_eq!(f.images.alias_get("two", "a").await.expect("there").target, image.fingerprint);
     f.images.delete("two", "no such").await.expect_err("missing");
@@ -227,7 +227,7 @@ async fn opening_removes_leftovers_only() {
         fs::create_dir_all(images.join(name).join("x")).expect("mkdir");
     }
     let again = f.reopen().await;
-    assert_eq!(f.names(), [image.fingerprint.clone()]);
+    assert_eq!(f.names(), std::slice::from_ref(&image.fingerprint));
     assert!(!images.join(".staging-dead").exists() && !images.join("boot-cache/.new-dead").exists());
     assert!(again.export("default", &image.fingerprint).await.is_ok());
     assert_eq!(fs::metadata(&images).expect("images").mode() & 0o777, 0o700);
