@@ -102,18 +102,12 @@ impl Driver for ContainerDriver {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
     }
 
-    async fn clean_up(&self, run_dir: &Path, uuid: &str) -> Result<()> {
-        let output = Command::new(&self.program)
-            .args(["cleanup", "--uuid", uuid, "--run-dir"])
-            .arg(run_dir)
-            .output()
+    async fn clean_up(&self, uuid: &str) -> Result<()> {
+        let uuid = uuid.to_owned();
+        tokio::task::spawn_blocking(move || berth_containers::clean_up(&uuid))
             .await
-            .map_err(Error::io(format!("start {}", self.program.display())))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Error::Runtime(format!("cannot remove what the monitor of instance {uuid} left: {reason}")))
+            .map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
+            .map_err(|e| Error::Runtime(format!("cannot remove what the monitor left: {e}")))
     }
 }
 

@@ -112,7 +112,7 @@ pub(crate) trait Driver: Send + Sync {
     async fn shutdown(&self, run_dir: &Path) -> Result<()>;
 
     /// Removes what a supervisor that was killed could not remove itself. Harmless if there is nothing.
-    async fn clean_up(&self, run_dir: &Path, uuid: &str) -> Result<()>;
+    async fn clean_up(&self, uuid: &str) -> Result<()>;
 }
 
 /// Where a new volume's content comes from.

@@ -157,7 +157,7 @@ impl Driver for VmDriver {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
     }
 
-    async fn clean_up(&self, _run_dir: &Path, _uuid: &str) -> Result<()> {
+    async fn clean_up(&self, _uuid: &str) -> Result<()> {
         // A VMM that was killed leaves nothing but its run directory: taps and memory go with the process.
         Ok(())
     }
@@ -238,6 +238,7 @@ fn command_line(plan: &Plan, boot: &BootFiles) -> String {
         ["rw", "console=ttyS0", "panic=-1", "net.ifnames=0", initrd::RDINIT].map(str::to_owned),
     );
     words.push(format!("{}={}", initrd::HOSTNAME_KEY, plan.name));
+    words.push(format!("systemd.hostname={}", plan.name));
     words.join(" ")
 }
 

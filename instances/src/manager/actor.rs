@@ -227,7 +227,7 @@ impl Actor {
     /// Removes everything that belongs to one run of the instance.
     async fn clear_away(&mut self) -> Result<()> {
         let places = self.places();
-        self.driver().clean_up(&places.run_dir, &self.document.uuid.simple().to_string()).await?;
+        self.driver().clean_up(&self.document.uuid.simple().to_string()).await?;
         let instance =
             self.snapshot(self.view.borrow().expanded_config.clone(), self.view.borrow().expanded_devices.clone());
         nics::detach_all(&self.shared.networks, &instance).await?;

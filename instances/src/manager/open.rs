@@ -157,7 +157,7 @@ impl Shared {
                 identity.kill().map_err(Error::io(format!("end the stray supervisor {}", identity.pid)))?;
                 wait_gone(&identity).await?;
             }
-            self.drivers.of(Kind::Container).clean_up(&run_dir, &uuid).await?;
+            self.drivers.of(Kind::Container).clean_up(&uuid).await?;
             remove_tree(&run_dir).await?;
         }
         Ok(())
