@@ -13,7 +13,9 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// Where the firmware tables are written; the kernel is told that this area is reserved.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the firmware tables' area.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xf_0000;
+/// End of what firmware keeps on a PC.
+pub const LEGACY_END: u64 = 0x10_0000;
 /// RAM that kernels are loaded to begins here.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest; what lies between is for devices.
@@ -126,7 +128,7 @@ pub fn memory_map(memory: u64) -> Vec<MapEntry> {
     let entry = |start: u64, end: u64, kind| MapEntry { start, size: end - start, kind };
     let mut map = vec![
         entry(0, LOW_RAM_END, MapKind::Ram),
-        entry(ACPI_START, ACPI_END, MapKind::Reserved),
+        entry(ACPI_START, LEGACY_END, MapKind::Reserved),
         entry(HIGH_RAM_START, memory.min(HOLE_START), MapKind::Ram),
         entry(ECAM_START, ECAM_START + ECAM_SIZE, MapKind::Reserved),
     ];

@@ -7,6 +7,7 @@
 //!   0x9000   page tables             (bzImage)
 //!   0x20000  command line
 //!   0xe0000  ACPI tables             (acpi)
+//!   0xffff0  reset vector            (reset)
 //!   1 MiB    kernel
 //!   …        initrd, at the top of the RAM below the hole
 //! ```
@@ -14,6 +15,7 @@
 mod initrd;
 pub mod linux;
 pub mod pvh;
+mod reset;
 
 use std::fs::File;
 use std::io;
@@ -118,6 +120,7 @@ fn format(kernel: &File) -> Result<Format, BootError> {
 
 /// Loads everything and tells how the boot CPU is to be started.
 pub fn load(memory: &Memory, payload: Payload) -> Result<Entry, BootError> {
+    reset::write(memory)?;
     let mut kernel = &payload.kernel;
     match format(kernel)? {
         Format::Elf => {

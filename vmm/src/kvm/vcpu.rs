@@ -61,11 +61,22 @@ impl Vcpu {
             }
         }
         drop(kick_guard);
+        self.log_position();
         context.gate.leave(self.id);
+    }
+
+    /// For those who wonder where a guest hangs.
+    fn log_position(&self) {
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Ok(regs) = self.fd.get_regs()
+        {
+            tracing::debug!(cpu = self.id, rip = format_args!("{:#x}", regs.rip), "virtual CPU left the guest");
+        }
     }
 
     /// Keeps the guest's watchdogs from barking at a pause.
     fn tell_paused(&self) {
+        self.log_position();
         // Refused if the guest does not use the KVM clock; then there is nothing to tell.
         if let Err(error) = self.fd.kvmclock_ctrl() {
             tracing::trace!(cpu = self.id, %error, "the guest was not told of the pause");
