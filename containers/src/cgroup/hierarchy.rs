@@ -87,6 +87,15 @@ impl Hierarchy {
         self.version == Version::Two || self.has("name=systemd")
     }
 
+    /// Keeps other monitors from making or removing the directory of all containers, until it is dropped. A
+    /// container cannot hold it: the root it sees is another directory.
+    pub(super) fn lock(&self) -> Result<fs::File> {
+        let root = fs::File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
+        rustix::fs::flock(&root, rustix::fs::FlockOperation::LockExclusive)
+            .with_context(|| format!("lock {}", self.root.display()))?;
+        Ok(root)
+    }
+
     /// Makes the directory of all containers.
     pub(super) fn prepare_base(&self) -> Result<()> {
         let base = self.root.join(BASE);

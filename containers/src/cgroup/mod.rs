@@ -52,16 +52,10 @@ impl Cgroups {
     /// Makes them, sets the limits and gives the container's root what is its own.
     pub fn create(&self, limits: &Limits, map: IdMap) -> Result<()> {
         for hierarchy in &self.hierarchies {
-            let instance = self.instance(hierarchy);
-            // Another container's monitor may remove the base directory if it was the last.
-            let mut attempts = 3;
-            loop {
-                hierarchy.prepare_base()?;
-                match fs::create_dir(&instance) {
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound && attempts > 0 => attempts -= 1,
-                    other => break other.with_context(|| format!("make the cgroup {}", instance.display()))?,
-                }
-            }
+            // The monitor of the last other container would remove the base directory under our hands.
+            let _lock = hierarchy.lock()?;
+            hierarchy.prepare_base()?;
+            make(&self.instance(hierarchy))?;
             make(&self.monitor(hierarchy))?;
         }
         self.set_limits(limits)?;
@@ -160,8 +154,12 @@ impl Cgroups {
                 result = result.and_then(|()| write(&hierarchy.root.join("cgroup.procs"), "0"));
             }
             result = result.and_then(|()| remove::tree(&self.monitor(hierarchy), hierarchy.version));
-            // Fails while other containers are there, which is the purpose.
-            let _ = fs::remove_dir(base);
+            result = result.and_then(|()| {
+                let _lock = hierarchy.lock()?;
+                // Fails while other containers are there, which is the purpose.
+                let _ = fs::remove_dir(base);
+                Ok(())
+            });
             failure = failure.or(result.err());
         }
         failure.map_or(Ok(()), Err)
