@@ -1,6 +1,6 @@
 //! `berthd`: the daemon of Berth.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use berth_daemon::{
     client,
@@ -95,8 +95,9 @@ fn start_log(debug: bool, events: Events) {
         "info"
     };
     let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let colours = std::io::stderr().is_terminal();
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter()))
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_filter(filter()))
         .with(LogLayer::new(events).with_filter(filter()))
         .init();
 }

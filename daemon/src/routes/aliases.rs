@@ -11,6 +11,7 @@ use berth_instances::projects::Feature;
 use http::HeaderMap;
 use serde_json::json;
 
+use super::vm_view;
 use crate::{
     app::{App, Shared},
     convert::{images as convert, patched},
@@ -68,7 +69,7 @@ async fn create(
 
 async fn show(State(app): State<Shared>, query: Query, Path(name): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
-    let alias = app.images.alias_get(&owner, &name).await?;
+    let alias = vm_view::alias(&app, &owner, &name).await?;
     Ok(envelope::tagged(wire(&alias), &etag::of(&fields(&alias))))
 }
 

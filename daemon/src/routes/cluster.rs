@@ -1,5 +1,4 @@
-//! What a server without a cluster and without network clients says of both: `/1.0/cluster`, `/1.0/certificates`; and
-//! `/1.0/warnings`.
+//! What a server without a cluster and without network clients says of both: `/1.0/cluster`, `/1.0/certificates`.
 
 use axum::{Router, extract::Path, routing::get};
 use serde_json::json;
@@ -16,8 +15,6 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/cluster/members/{name}", get(not_clustered))
         .route("/1.0/certificates", get(empty_list))
         .route("/1.0/certificates/{fingerprint}", get(no_certificate))
-        .route("/1.0/warnings", get(empty_list))
-        .route("/1.0/warnings/{uuid}", get(no_warning))
 }
 
 async fn empty_list() -> ApiResult {
@@ -43,8 +40,4 @@ async fn not_clustered() -> ApiError {
 
 async fn no_certificate(Path(fingerprint): Path<String>) -> ApiError {
     ApiError::not_found(format!("Certificate \"{fingerprint}\" not found"))
-}
-
-async fn no_warning(Path(uuid): Path<String>) -> ApiError {
-    ApiError::not_found(format!("Warning \"{uuid}\" not found"))
 }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
-use super::upload;
+use super::{upload, vm_view};
 use crate::{
     app::{App, Shared},
     convert::{images as convert, patched},
@@ -128,7 +128,7 @@ fn build_request(aliases: Vec<(String, String)>, public: bool, source: ImagesPos
 
 async fn show(State(app): State<Shared>, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
-    let image = app.images.get(&owner, &fingerprint).await?;
+    let image = vm_view::image(&app, &owner, &fingerprint).await?;
     Ok(envelope::tagged(convert::image(&image), &etag::of(&convert::put(&image))))
 }
 

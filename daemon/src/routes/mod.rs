@@ -14,6 +14,8 @@ mod resources;
 mod server;
 mod storage;
 mod upload;
+mod vm_view;
+mod warnings;
 
 use axum::{Router, response::Response, routing::get};
 use http::StatusCode;
@@ -39,6 +41,7 @@ pub fn router(app: Shared) -> Router {
         .merge(networks::routes())
         .merge(storage::routes())
         .merge(cluster::routes())
+        .merge(warnings::routes())
         .merge(internal::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)

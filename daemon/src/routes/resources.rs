@@ -55,7 +55,6 @@ fn cpu(root: &Path) -> ResourcesCpu {
         vendor: field("vendor_id"),
         socket,
         cores: cores.into_iter().map(|(core, threads)| core_of(core, threads)).collect(),
-        ..ResourcesCpuSocket::default()
     });
     ResourcesCpu { architecture: std::env::consts::ARCH.to_owned(), sockets: sockets.collect(), total }
 }

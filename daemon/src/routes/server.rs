@@ -19,14 +19,11 @@ const API_VERSION: &str = "5.0.2";
 const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
-    "clustering",
     "console",
-    "container_edit_metadata",
     "container_exec_recording",
     "container_exec_signal_handling",
     "container_exec_user_group_cwd",
     "container_full",
-    "container_backup",
     "container_last_used_at",
     "directory_manipulation",
     "entity_description",
@@ -39,7 +36,6 @@ const EXTENSIONS: &[&str] = &[
     "file_delete",
     "file_get_symlink",
     "file_symlinks",
-    "id_map_current",
     "image_create_aliases",
     "image_profiles",
     "image_types",
@@ -49,11 +45,8 @@ const EXTENSIONS: &[&str] = &[
     "instance_file_head",
     "instance_get_full",
     "instances",
-    "kernel_features",
     "network",
     "network_counters_errors_dropped",
-    "network_dhcp_expiry",
-    "network_firewall_filtering",
     "network_hwaddr",
     "network_leases",
     "network_leases_location",
@@ -73,6 +66,7 @@ const EXTENSIONS: &[&str] = &[
     "warnings",
     // Berth's own.
     "berth_image_build",
+    "berth_image_vm_view",
     "berth_state_wait",
 ];
 

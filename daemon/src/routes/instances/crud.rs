@@ -10,7 +10,7 @@ use berth_instances::{CreateRequest, Instance, Source, projects::Feature};
 use http::HeaderMap;
 use serde_json::{Map, json};
 
-use super::{Prefix, list::live_state, names, operation};
+use super::{super::vm_view, Prefix, list::live_state, names, operation};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert, patched},
@@ -97,9 +97,9 @@ async fn image(app: &App, project: &str, source: &InstanceSource) -> ApiResult<S
     let wanted = if source.fingerprint.is_empty() { &source.alias } else { &source.fingerprint };
     if !wanted.is_empty() {
         // A client that names a server has often copied the image here already.
-        match app.images.resolve(&owner, wanted).await {
+        match vm_view::resolve(app, &owner, wanted).await {
             Ok(image) => return Ok(Source::Image { fingerprint: image.fingerprint }),
-            Err(error) if source.server.is_empty() => return Err(error.into()),
+            Err(error) if source.server.is_empty() => return Err(error),
             Err(_) => {
                 return Err(ApiError::invalid(format!(
                     "Image \"{wanted}\" is not here, and downloading from {} is not supported yet; import the image first",
