@@ -38,7 +38,7 @@ pub enum Config {
     /// Set values: [INSTANCE] KEY=VALUE..., or [INSTANCE] KEY VALUE
     Set {
         /// [INSTANCE] KEY=VALUE...
-        #[arg(required = true, value_name = "INSTANCE KEY=VALUE", add = complete::instances(), allow_hyphen_values = true)]
+        #[arg(required = true, value_name = "INSTANCE KEY=VALUE", add = complete::instances(), allow_negative_numbers = true)]
         arguments: Vec<String>,
     },
     /// Show the configuration of an instance, or of the server

@@ -28,7 +28,7 @@ pub enum File {
     /// Copy files from instances
     Pull {
         /// INSTANCE/PATH..., then where to: a file, a directory, or `-` for standard output
-        #[arg(required = true, num_args = 2.., add = complete::instance_paths(), allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 2.., add = complete::instance_paths())]
         paths: Vec<String>,
         /// Make missing directories
         #[arg(short = 'p', long)]
@@ -40,7 +40,7 @@ pub enum File {
     /// Copy files into an instance
     Push {
         /// Files (`-` for standard input), then INSTANCE/PATH; a path that ends with / is a directory
-        #[arg(required = true, num_args = 2.., allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 2..)]
         paths: Vec<String>,
         /// Make missing directories
         #[arg(short = 'p', long)]

@@ -61,7 +61,6 @@ pub enum Image {
         #[arg(add = complete::images())]
         image: String,
         /// Directory or begin of the file names; `-` for standard output
-        #[arg(allow_hyphen_values = true)]
         target: Option<String>,
         /// Accepted for LXD's scripts: an image is found by its name
         #[arg(long, hide = true)]
