@@ -42,7 +42,7 @@ pub struct Globals {
     /// Accepted for LXD's scripts; does nothing
     #[arg(short, long, global = true, hide = true)]
     pub verbose: bool,
-    /// Show every request
+    /// Accepted for LXD's scripts; does nothing
     #[arg(long, global = true, hide = true)]
     pub debug: bool,
     /// Accepted for LXD's scripts; Berth is always local

@@ -81,10 +81,10 @@ impl Exec {
             cwd: self.cwd.clone().unwrap_or_default(),
             ..InstanceExecPost::default()
         };
-        // Before the command starts, so that no signal is lost.
+        let session = context.client.exec(instance, &request).await.map_err(|error| missing(error, instance))?;
+        // Not before: until the command runs, Ctrl-C ends the client.
         let (sender, controls) = mpsc::channel(16);
         forward_signals(sender, interactive)?;
-        let session = context.client.exec(instance, &request).await.map_err(|error| missing(error, instance))?;
         let raw = (interactive && terminal::stdin_is_terminal()).then(terminal::RawMode::enter).transpose()?;
         let stdin = (!self.disable_stdin).then(tokio::io::stdin);
         let ended = session.run(stdin, &mut tokio::io::stdout(), &mut tokio::io::stderr(), controls).await;

@@ -93,7 +93,7 @@ impl Start {
             wait: self.wait,
             ..InstanceStatePut::default()
         };
-        each(context, &names, "Starting", async |name| apply_start(context, name, &change).await).await?;
+        each(&names, "Starting", async |name| apply_start(context, name, &change).await).await?;
         follow(context, &names, self.console).await
     }
 }
@@ -114,7 +114,7 @@ impl Stop {
                 tokio::join!(apply(context, name, &change, "Stopping"), console::attach(context, name, false));
             return stopped.and(shown);
         }
-        each(context, &names, "Stopping", async |name| apply(context, name, &change, "Stopping").await).await
+        each(&names, "Stopping", async |name| apply(context, name, &change, "Stopping").await).await
     }
 }
 
@@ -128,7 +128,7 @@ impl Restart {
             wait: self.wait,
             ..InstanceStatePut::default()
         };
-        each(context, &names, "Restarting", async |name| apply(context, name, &change, "Restarting").await).await?;
+        each(&names, "Restarting", async |name| apply(context, name, &change, "Restarting").await).await?;
         follow(context, &names, self.console).await
     }
 }
@@ -137,7 +137,7 @@ impl Pause {
     pub async fn run(self, context: &Context) -> Result<()> {
         let names = self.names.resolve(context, |instance| instance.status_code == StatusCode::RUNNING).await?;
         let change = InstanceStatePut { action: "freeze".into(), ..InstanceStatePut::default() };
-        each(context, &names, "Pausing", async |name| apply(context, name, &change, "Pausing").await).await
+        each(&names, "Pausing", async |name| apply(context, name, &change, "Pausing").await).await
     }
 }
 
@@ -184,11 +184,10 @@ pub async fn apply(context: &Context, name: &str, change: &InstanceStatePut, tit
 }
 
 /// Does an action to all instances at once and tells all failures.
-async fn each<F>(context: &Context, names: &[String], title: &str, action: F) -> Result<()>
+async fn each<F>(names: &[String], title: &str, action: F) -> Result<()>
 where
     F: AsyncFn(&str) -> Result<()>,
 {
-    let _ = context;
     let results = join_all(names.iter().map(|name| action(name))).await;
     let mut failed: Vec<(&String, anyhow::Error)> =
         names.iter().zip(results).filter_map(|(name, result)| Some((name, result.err()?))).collect();
