@@ -7,6 +7,7 @@ use axum::{
 use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::ApiError;
 
@@ -36,10 +37,13 @@ pub async fn read(body: Body, cap: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-/// JSON as `T`; the error names the field that is wrong.
+/// JSON as `T`; the error names the field that is wrong. A member that is `null` counts as absent: Go's clients and those
+/// in Python send it for what they do not set.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let mut value: Value =
+        serde_json::from_slice(bytes).map_err(|reason| ApiError::invalid(format!("Invalid request body: {reason}")))?;
+    drop_nulls(&mut value);
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner();
         if path == "." {
@@ -47,9 +51,19 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         } else {
             ApiError::invalid(format!("Invalid request body: field \"{path}\": {reason}"))
         }
-    })?;
-    json.end().map_err(|reason| ApiError::invalid(format!("Invalid request body: {reason}")))?;
-    Ok(value)
+    })
+}
+
+/// The parser has bounded the depth already.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +84,8 @@ mod tests {
         assert!(error.to_string().contains("config.limits.cpu"), "{error}");
         assert!(parse::<Outer>(b"").is_err());
         assert!(parse::<Outer>(b"{\"config\":{}} x").is_err());
-        assert!(parse::<Outer>(b"{\"config\":{},\"unknown\":1}").is_ok());
+        assert!(parse::<Outer>(b"{\"config\":{\"a\":null},\"unknown\":1}").is_ok());
+        assert!(parse::<Outer>("[".repeat(1000).as_bytes()).is_err());
     }
 
     #[tokio::test]
