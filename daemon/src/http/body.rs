@@ -4,8 +4,9 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
 };
+use bytes::BytesMut;
+use futures::StreamExt;
 use http::StatusCode;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -13,6 +14,8 @@ use super::ApiError;
 
 /// Longest JSON body: an instance with large cloud-init data fits many times over.
 pub const MAX_JSON: usize = 4 * 1024 * 1024;
+/// Bytes over the cap of a body that are read and dropped.
+const MAX_DISCARD: usize = 64 * 1024 * 1024;
 
 /// The body as `T`. The content type is not looked at, as LXD does not.
 pub struct Json<T>(pub T);
@@ -26,15 +29,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 }
 
 /// The whole body, at most `cap` bytes.
+///
+/// What is over the cap is read on for a while and dropped: a client that is answered while it still sends would see
+/// its connection reset instead of the answer.
 pub async fn read(body: Body, cap: usize) -> Result<Bytes, ApiError> {
-    match Limited::new(body, cap).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The request body is over the limit of {cap} bytes"),
-        )),
-        Err(error) => Err(ApiError::invalid(format!("Cannot read the request body: {error}"))),
+    let mut stream = body.into_data_stream();
+    let mut kept = BytesMut::new();
+    let mut total = 0usize;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| ApiError::invalid(format!("Cannot read the request body: {error}")))?;
+        total = total.saturating_add(chunk.len());
+        if total <= cap {
+            kept.extend_from_slice(&chunk);
+        } else if total - cap > MAX_DISCARD {
+            break;
+        }
     }
+    if total > cap {
+        let message = format!("The request body is over the limit of {cap} bytes");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+    }
+    Ok(kept.freeze())
 }
 
 /// JSON as `T`; the error names the field that is wrong. A member that is `null` counts as absent: Go's clients and those
