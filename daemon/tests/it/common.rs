@@ -130,8 +130,11 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // `--kill-child` takes the daemon, and that its process namespace, along.
-        let _ = self.child.kill();
+        // The end of the daemon is the end of its process namespace: nothing writes to the directory after it. One that
+        // does not answer is killed, and with `--kill-child` that takes the same way.
+        if !matches!(self.child.try_wait(), Ok(Some(_))) && !self.berthd(&["shutdown", "--timeout", "20"]) {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }
