@@ -1,20 +1,24 @@
 //! What the guest prints, on its way from the CPU that prints to the owner of the console.
+//!
+//! A serial port prints a byte at a time. The owner is woken for the bytes of [`BATCH`] together, not for each.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use super::signal::borrow;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 /// Bytes kept for an owner that is busy. A guest's port makes a few hundred thousand a second at most, and the owner
 /// never waits for anybody, so this is never reached but by a fault; then output is lost rather than memory.
 const CAPACITY: usize = 1024 * 1024;
+/// From the first byte to the waking of the owner: shorter than anybody notices, longer than a line takes.
+const BATCH: Duration = Duration::from_millis(2);
 
 struct Shared {
     bytes: Mutex<Vec<u8>>,
-    wake: EventFd,
+    /// Runs while there are bytes the owner has not taken.
+    timer: OwnedFd,
 }
 
 /// The printing end.
@@ -25,9 +29,20 @@ pub struct OutputReceiver(Arc<Shared>);
 
 /// Both ends.
 pub fn output() -> io::Result<(OutputSender, OutputReceiver)> {
-    let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-    let shared = Arc::new(Shared { bytes: Mutex::new(Vec::new()), wake });
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+    let shared = Arc::new(Shared { bytes: Mutex::new(Vec::new()), timer });
     Ok((OutputSender(shared.clone()), OutputReceiver(shared)))
+}
+
+impl Shared {
+    fn wake_soon(&self) -> io::Result<()> {
+        let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let batch = Timespec { tv_sec: 0, tv_nsec: BATCH.subsec_nanos().into() };
+        let timer = Itimerspec { it_interval: once, it_value: batch };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer)?;
+        Ok(())
+    }
 }
 
 impl Write for OutputSender {
@@ -40,8 +55,7 @@ impl Write for OutputSender {
             was_empty
         };
         if was_empty {
-            // Only the first byte after the owner took everything needs to wake it.
-            self.0.wake.write(1)?;
+            self.0.wake_soon()?;
         }
         Ok(bytes.len())
     }
@@ -54,15 +68,15 @@ impl Write for OutputSender {
 impl OutputReceiver {
     /// Everything printed since.
     pub fn take(&self) -> Vec<u8> {
-        // Before the bytes are taken, so that what comes later wakes again.
-        let _ = self.0.wake.read();
+        // Before the bytes are taken, so that what comes later wakes again. Nothing to read is as good as read.
+        let _ = rustix::io::read(&self.0.timer, &mut [0; 8]);
         std::mem::take(&mut *self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl AsFd for OutputReceiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.0.wake)
+        self.0.timer.as_fd()
     }
 }
 
@@ -71,14 +85,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_arrives_and_is_bounded() {
+    fn output_arrives_in_batches_and_is_bounded() {
         let (mut sender, receiver) = output().unwrap();
         sender.write_all(b"a").unwrap();
         sender.write_all(b"b").unwrap();
-        assert_eq!(receiver.0.wake.read().unwrap(), 1, "one wake-up for both");
+        let mut watched = [rustix::event::PollFd::new(&receiver, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut watched, None).unwrap();
         assert_eq!(receiver.take(), b"ab");
         assert!(receiver.take().is_empty());
         sender.write_all(&vec![0; CAPACITY + 5]).unwrap();
         assert_eq!(receiver.take().len(), CAPACITY);
+        sender.write_all(b"c").unwrap();
+        rustix::event::poll(&mut watched, None).unwrap();
+        assert_eq!(receiver.take(), b"c");
     }
 }
