@@ -140,8 +140,8 @@ pub enum Source {
 /// What is to be created.
 #[derive(Debug, Clone)]
 pub struct CreateRequest {
-    /// Name; one is made up if absent.
-    pub name: Option<String>,
+    /// Name; see [`crate::Instances::free_name`].
+    pub name: String,
     /// Kind.
     pub kind: Kind,
     /// Source of the root file system.

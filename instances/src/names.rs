@@ -32,11 +32,23 @@ pub fn check(name: &str) -> Result<(), String> {
     Err(format!("Invalid instance name \"{name}\": {reason}"))
 }
 
-/// Makes a name up.
-pub fn invent() -> String {
+/// Makes a name up that is not `taken`.
+pub fn invent(taken: impl Fn(&str) -> bool) -> String {
+    /// Names without a number to try; there are about a thousand.
+    const PLAIN: u32 = 64;
     let mut rng = rand::rng();
     let pick = |list: &[&'static str], rng: &mut _| *list.choose(rng).unwrap_or(&"berth");
-    format!("{}-{}", pick(ADJECTIVES, &mut rng), pick(ANIMALS, &mut rng))
+    let mut attempts = 0;
+    loop {
+        let mut name = format!("{}-{}", pick(ADJECTIVES, &mut rng), pick(ANIMALS, &mut rng));
+        if attempts >= PLAIN {
+            name = format!("{name}-{attempts}");
+        }
+        if !taken(&name) {
+            return name;
+        }
+        attempts += 1;
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +63,12 @@ mod tests {
         for bad in ["", "1c", "-c", "c-", "a_b", "a.b", "ä", "a/b", &"x".repeat(64)] {
             assert!(check(bad).is_err(), "{bad}");
         }
-        assert_eq!(check(&invent()), Ok(()));
+        assert_eq!(check(&invent(|_| false)), Ok(()));
+    }
+
+    #[test]
+    fn a_name_is_found_when_all_plain_ones_are_taken() {
+        let name = invent(|name| name.bytes().filter(|b| *b == b'-').count() < 2);
+        assert_eq!(check(&name), Ok(()));
     }
 }

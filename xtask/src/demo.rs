@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -12,6 +12,11 @@ use crate::{build, lab, packages, probe};
 
 /// Seconds a daemon may take to be ready; under emulation it is slow.
 const READY: &str = "120";
+/// Longest run of the part in the lab.
+const LAB_TIME: Duration = Duration::from_secs(1800);
+/// Waits in a guest until its system bus is there and then until it has booted.
+const BOOTED: &str =
+    "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null && systemctl is-system-running --wait";
 const FILE: &str = "Carried in and out again.\n";
 
 /// Options of the demo.
@@ -30,14 +35,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
     packages::ensure(&[packages::Purpose::Build, packages::Purpose::Run])?;
     step("Building Berth in release mode");
-    let programs = build::programs(build::Profile::Release)?;
+    let programs = build::run(&build::Options { release: true })?;
     let kvm = probe::ask(&programs)?;
-    let scenario = Scenario::begin(&programs, kvm.is_usable())?;
+    let scenario = Scenario::begin(&programs, matches!(kvm, probe::Kvm::Usable))?;
     match kvm {
         probe::Kvm::Usable => scenario.show(&Image::Build { export: None })?,
         probe::Kvm::Unusable(reason) => {
             step("No virtual machine can run on this host");
-            println!("{reason}\nThe part with the virtual machine follows in the lab, a QEMU machine with real nested KVM.");
+            println!(
+                "{reason}\nThe part with the virtual machine follows in the lab, a QEMU machine with real nested KVM."
+            );
             packages::ensure(&[packages::Purpose::Lab])?;
             let image = tempfile::tempdir().context("make a directory for the image")?;
             scenario.show(&Image::Build { export: Some(image.path().to_owned()) })?;
@@ -52,7 +59,8 @@ pub fn run(options: &Options) -> Result<()> {
 fn in_lab(programs: &Path, image: &Path) -> Result<()> {
     let own = std::env::current_exe().context("find this program")?;
     let words = [own.as_path(), Path::new("demo"), Path::new("--inside"), programs, image];
-    match lab::command(words.iter().map(|word| word.display().to_string()))? {
+    let command = words.iter().map(|word| word.display().to_string()).collect();
+    match lab::run(&lab::Options::command(command, LAB_TIME))? {
         0 => Ok(()),
         status => bail!("the demo in the lab ended with status {status}; its output above tells why"),
     }
@@ -128,6 +136,7 @@ impl Scenario {
 
     fn visit(&self, name: &str) -> Result<()> {
         step(&format!("Inside {name}"));
+        self.berth(&["exec", name, "--", "sh", "-c", BOOTED])?;
         self.berth(&["exec", name, "--", "cat", "/etc/os-release"])?;
         self.berth(&["exec", name, "--", "uname", "-a"])?;
         self.berth(&["exec", name, "--", "/lib/systemd/systemd-networkd-wait-online", "--timeout=120", "-i", "eth0"])?;

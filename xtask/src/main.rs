@@ -1,10 +1,12 @@
 //! Development tasks: `cargo xtask help`.
 
 mod build;
+mod demo;
 mod image;
 mod lab;
 mod licences;
 mod packages;
+mod probe;
 mod test;
 
 use std::{
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show what Berth does: one image as container and as virtual machine, on a private directory.
+    Demo(demo::Options),
     /// Build all programs and put the static guest agent beside them.
     Build(build::Options),
     /// Run all checks, unit tests and end-to-end tests; tests of virtual machines run in the lab if need be.
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Demo(options) => demo::run(&options)?,
         Task::Build(options) => eprintln!("Built into {}", build::run(&options)?.display()),
         Task::Test(options) => test::run(&options)?,
         Task::Licences => licences::check()?,

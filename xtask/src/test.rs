@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     build, image, lab, licences,
     packages::{self, Purpose},
+    probe::{self, Kvm},
 };
 
 /// Longest run of all tests of virtual machines in the lab.
@@ -127,20 +128,20 @@ fn direct(test: &Test, only: Option<&str>, image: &Path) -> Result<bool> {
 
 /// Runs the tests of virtual machines where those can run; gives the names of the failed ones.
 fn machine_tests(tests: &[Test], programs: &Path, only: Option<&str>, image: &Path) -> Result<Vec<String>> {
-    let probe = Command::new(programs.join("berth-vmm")).arg("probe").output().context("cannot run berth-vmm")?;
     let mut failed = Vec::new();
-    if probe.status.success() {
-        eprintln!("-- direct: this machine's /dev/kvm runs guests");
-        for test in tests {
-            eprintln!("-- {}", test.name);
-            if !direct(test, only, image)? {
-                failed.push(test.name.clone());
+    let reason = match probe::ask(programs)? {
+        Kvm::Unusable(reason) => reason,
+        Kvm::Usable => {
+            eprintln!("-- direct: this machine's /dev/kvm runs guests");
+            for test in tests {
+                eprintln!("-- {}", test.name);
+                if !direct(test, only, image)? {
+                    failed.push(test.name.clone());
+                }
             }
+            return Ok(failed);
         }
-        return Ok(failed);
-    }
-    let report: Value = serde_json::from_slice(&probe.stdout).unwrap_or_default();
-    let reason = report["reason"].as_str().unwrap_or("berth-vmm probe told no reason");
+    };
     eprintln!("-- in the lab, because this machine cannot run guests itself: {reason}");
     let command = ["sh", "-c", &lab_script(tests, only, image)].map(str::to_owned).to_vec();
     if lab::run(&lab::Options::command(command, LAB_TIME))? != 0 {

@@ -162,7 +162,8 @@ async fn follow(
                 other => Err(supervised::out_of_turn(&other)),
             },
             input = inputs.recv() => match input {
-                Some(input) => conversation.input(&input).await?,
+                // A failure shows as the end of the program, whose status may be under way.
+                Some(input) => drop(conversation.input(&input).await),
                 None => return Err(Error::Runtime("the program was killed: its client went away".to_owned())),
             },
         }

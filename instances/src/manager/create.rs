@@ -59,7 +59,7 @@ struct Draft {
 
 impl Shared {
     async fn draft(&self, project: &str, request: CreateRequest) -> Result<Draft> {
-        let name = request.name.unwrap_or_else(names::invent);
+        let name = request.name;
         names::check(&name).map_err(Error::Invalid)?;
         let kind = request.kind;
         let mut config = request.config;

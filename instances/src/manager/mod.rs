@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
 use crate::model::{Instance, LifecycleEvent, StopRequest, Update};
+use crate::names;
 use crate::plan::Places;
 use crate::profiles::Profiles;
 use crate::projects::Projects;
@@ -106,6 +107,11 @@ impl Instances {
     /// One instance.
     pub fn get(&self, project: &str, name: &str) -> Result<Arc<Instance>> {
         Ok(self.handle(project, name)?.view.borrow().clone())
+    }
+
+    /// A made-up name that no instance of the project has now.
+    pub fn free_name(&self, project: &str) -> String {
+        names::invent(|name| self.shared.registry().contains_key(&(project.to_owned(), name.to_owned())))
     }
 
     /// Work on profiles that changes none; see also [`Instances::create_profile`] and its like.

@@ -10,7 +10,7 @@ use berth_instances::{CreateRequest, Instance, Source, projects::Feature};
 use http::HeaderMap;
 use serde_json::{Map, json};
 
-use super::{super::vm_view, Prefix, list::live_state, names, operation};
+use super::{super::vm_view, Prefix, list::live_state, operation};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert, patched},
@@ -49,7 +49,7 @@ pub async fn create(
 }
 
 async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPost) -> ApiResult<CreateRequest> {
-    let name = if post.name.is_empty() { names::invent(app, project) } else { post.name };
+    let name = if post.name.is_empty() { app.instances.free_name(project) } else { post.name };
     check_name(&name)?;
     if !post.instance_type.is_empty() {
         return Err(ApiError::invalid(
@@ -57,7 +57,7 @@ async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPos
         ));
     }
     Ok(CreateRequest {
-        name: Some(name),
+        name: name,
         kind: prefix.kind().unwrap_or_else(|| convert::kind_from(post.kind)),
         source: source(app, project, &post.source).await?,
         config: post.config,

@@ -6,7 +6,6 @@ mod exec;
 mod files;
 mod list;
 mod logs;
-mod names;
 mod parts;
 mod session;
 mod state;
