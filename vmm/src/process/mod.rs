@@ -14,6 +14,7 @@ mod handshake;
 mod panics;
 mod serve;
 mod termination;
+mod times;
 
 use std::io;
 use std::path::Path;
@@ -31,6 +32,7 @@ use crate::spec::SpecError;
 use agent::AgentPort;
 use serve::Supervisor;
 use termination::Termination;
+use times::Times;
 
 /// Where [`Identity::save`] writes to.
 const IDENTITY_FILE: &str = "supervisor.json";
@@ -73,8 +75,9 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ProcessError {
 
 /// Runs the machine that the daemon hands over on descriptor 3 to its end.
 pub fn run(run_dir: &Path) -> Result<(), ProcessError> {
+    let times = Times::begin();
     let endpoint = take_endpoint().map_err(ProcessError::Endpoint)?;
-    match start(&endpoint, run_dir) {
+    match start(&endpoint, run_dir, times) {
         Ok((supervisor, sockets)) => {
             drop(endpoint);
             let ended = finish(supervisor);
@@ -102,7 +105,11 @@ impl Drop for Fleeting {
 }
 
 /// Everything up to [`Progress::Running`]. On an error all that was made is gone again.
-fn start(endpoint: &Endpoint, run_dir: &Path) -> Result<(Supervisor<Machine>, Fleeting), ProcessError> {
+fn start(
+    endpoint: &Endpoint,
+    run_dir: &Path,
+    times: Times,
+) -> Result<(Supervisor<Machine>, Fleeting), ProcessError> {
     confine::begin().map_err(io_error("confine the process"))?;
     let termination = Termination::new().map_err(io_error("watch for signals"))?;
     // Short names in the run directory stay below the limit of unix socket paths, however long its own path is.
@@ -133,7 +140,7 @@ fn start(endpoint: &Endpoint, run_dir: &Path) -> Result<(Supervisor<Machine>, Fl
     tracing::info!(name = spec.name, vcpus = spec.vcpus, memory = spec.memory, "the machine runs");
     // From here on the identity is what the daemon finds the machine by, to its end and after.
     fleeting.0.retain(|name| *name != IDENTITY_FILE);
-    Ok((Supervisor::new(guest, console, listener, agent, termination), fleeting))
+    Ok((Supervisor::new(guest, console, listener, agent, termination, times), fleeting))
 }
 
 /// Serves until the machine ends and keeps the reason.

@@ -12,6 +12,7 @@ use super::agent::{AgentNews, AgentPort};
 use super::connections::{Connections, Id, Said};
 use super::panics::PanicWatch;
 use super::termination::Termination;
+use super::times::Times;
 use crate::machine::{Guest, GuestSignal};
 
 /// The owner of a running machine.
@@ -25,6 +26,7 @@ pub struct Supervisor<G> {
     connections: Connections,
     agent: Option<AgentPort>,
     termination: Termination,
+    times: Times,
     state: RunState,
 }
 
@@ -49,6 +51,7 @@ impl<G: Guest> Supervisor<G> {
         listener: Listener,
         agent: Option<AgentPort>,
         termination: Termination,
+        times: Times,
     ) -> Self {
         Self {
             guest,
@@ -59,6 +62,7 @@ impl<G: Guest> Supervisor<G> {
             connections: Connections::default(),
             agent,
             termination,
+            times,
             state: RunState::Running,
         }
     }
@@ -173,6 +177,7 @@ impl<G: Guest> Supervisor<G> {
         if bytes.is_empty() {
             return;
         }
+        self.times.printed(&bytes);
         self.console.output(&bytes);
         if let Some(panic) = self.panics.feed(&bytes) {
             tracing::warn!(panic, "the guest's kernel panicked");
@@ -205,7 +210,10 @@ impl<G: Guest> Supervisor<G> {
         let news = self.agent.as_mut().map(AgentPort::handle).unwrap_or_default();
         for piece in news {
             self.connections.broadcast(&match piece {
-                AgentNews::Ready(hello) => Event::AgentReady(hello),
+                AgentNews::Ready(hello) => {
+                    self.times.agent_ready();
+                    Event::AgentReady(hello)
+                }
                 AgentNews::Lost => Event::AgentLost,
             });
         }
@@ -244,6 +252,7 @@ impl<G: Guest> Supervisor<G> {
             pid: std::process::id(),
             agent: self.agent.as_ref().and_then(AgentPort::hello).cloned(),
             panic: self.panics.last().map(str::to_owned),
+            times: Some(self.times.get()),
         }
     }
 

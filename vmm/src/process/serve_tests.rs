@@ -84,7 +84,7 @@ impl Bench {
         let listener = Listener::bind(&dir.path().join("control")).unwrap();
         let thread = std::thread::spawn(move || {
             let termination = Termination::new().unwrap();
-            let mut supervisor = Supervisor::new(fake, console, listener, None, termination);
+            let mut supervisor = Supervisor::new(fake, console, listener, None, termination, Times::begin());
             let exit = supervisor.serve();
             supervisor.end().broadcast(&Event::Exited(exit.clone()));
             exit
@@ -214,4 +214,21 @@ fn nonsense_is_answered_and_silence_is_harmless() {
     assert!(matches!(reply, Reply::Refused { .. }));
     drop(silent);
     assert_eq!(bench.end().reason, ExitReason::Killed);
+}
+
+#[test]
+fn the_time_of_the_first_program_is_told() {
+    let mut bench = Bench::new();
+    let times = |reply| match reply {
+        Reply::Status(status) => status.times.unwrap(),
+        other => panic!("{other:?} is no status"),
+    };
+    assert_eq!(times(bench.ask(&Request::Status)).user_space, None);
+    let (_session, _, fds) = bench.open(&Request::Console { force: false });
+    let mut console = UnixStream::from(fds.into_iter().next().unwrap());
+    bench.output.write_all(berth_guest::protocol::USER_SPACE_MARK.as_bytes()).unwrap();
+    console.read_exact(&mut [0; 1]).unwrap();
+    let told = times(bench.ask(&Request::Status));
+    assert!(told.user_space.unwrap() >= told.began);
+    bench.end();
 }
