@@ -1,57 +1,135 @@
 //! A daemon on a private directory.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::leftovers::Leftovers;
-use crate::run::Run;
+use serde_json::Value;
+
+use crate::images::busybox_image;
+use crate::leftovers::{Leftovers, sweep};
+use crate::run::{Run, ends};
+use crate::watch::Watch;
 
 /// How long a daemon may take to be ready or to end, in seconds; generous, for it may run under emulation.
 const PATIENCE: &str = "120";
 
 /// A running daemon; [`Daemon::finish`] ends it and looks for leftovers.
 pub struct Daemon {
-    dir: tempfile::TempDir,
+    /// Removed last.
+    _own_dir: Option<tempfile::TempDir>,
+    dir: PathBuf,
+    programs: PathBuf,
+    wrapper: Vec<OsString>,
     child: Option<Child>,
+    /// Where volumes appear, which have the names that cgroups and run directories have too.
+    volumes: Vec<Watch>,
+}
+
+/// How a daemon is started, for tests that need it otherwise than usual.
+#[derive(Default)]
+pub struct Setup {
+    dir: Option<PathBuf>,
+    programs: Option<PathBuf>,
+    wrapper: Vec<OsString>,
+}
+
+impl Setup {
+    /// On this directory, which the caller removes, after the daemon.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// With the programs of this directory.
+    pub fn programs(mut self, programs: impl Into<PathBuf>) -> Self {
+        self.programs = Some(programs.into());
+        self
+    }
+
+    /// By a shell script that ends with `exec "$@"`, in a mount namespace of its own.
+    pub fn in_own_mounts(mut self, script: &str) -> Self {
+        self.wrapper = ["unshare", "--mount", "sh", "-e", "-c", script, "sh"].map(OsString::from).to_vec();
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Daemon {
+        // Short, because the paths of sockets may have 107 bytes only.
+        let make = || tempfile::Builder::new().prefix("berth").tempdir().expect("a directory can be made");
+        let own_dir = self.dir.is_none().then(make);
+        let dir = self.dir.or_else(|| own_dir.as_ref().map(|dir| dir.path().to_owned())).expect("one of them");
+        let mut daemon = Daemon {
+            _own_dir: own_dir,
+            dir,
+            programs: self.programs.unwrap_or_else(programs),
+            wrapper: self.wrapper,
+            child: None,
+            volumes: Vec::new(),
+        };
+        daemon.spawn();
+        let volumes = ["containers", "virtual-machines"].map(|kind| daemon.volume_dir(kind));
+        daemon.volumes = volumes.iter().map(Watch::on).collect();
+        daemon
+    }
 }
 
 impl Daemon {
     /// Starts a daemon on a fresh directory and waits until it is ready.
     pub fn start() -> Self {
-        // Short, because the paths of sockets may have 107 bytes only.
-        let dir = tempfile::Builder::new().prefix("berth").tempdir().expect("a directory can be made");
-        let mut daemon = Self { dir, child: None };
-        daemon.spawn();
+        Setup::default().start()
+    }
+
+    /// The same, with the image `busybox`.
+    pub fn with_busybox() -> Self {
+        let daemon = Self::start();
+        daemon.import_busybox();
         daemon
+    }
+
+    /// Takes the image `busybox` in.
+    pub fn import_busybox(&self) {
+        let work = tempfile::tempdir().expect("a directory can be made");
+        let image = busybox_image(work.path());
+        self.berth_args(["image", "import", image.to_str().expect("it is ASCII"), "--alias", "busybox"]).ok();
     }
 
     /// Its data directory.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
+    }
+
+    /// Directory of the default pool that holds volumes of a kind: `containers` or `virtual-machines`.
+    pub fn volume_dir(&self, kind: &str) -> PathBuf {
+        self.dir.join("storage-pools/default").join(kind)
     }
 
     /// Starts the daemon again after [`Daemon::kill`] or [`Daemon::stop`].
     pub fn spawn(&mut self) {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.dir().join("berthd.log"))
-            .expect("the log can be opened");
-        let child = Command::new(program("berthd"))
+        self.spawn_only();
+        let ready = self.wait_ready().any();
+        assert_eq!(ready.status, 0, "berthd is not ready: {}\n{}", ready.stderr, self.log());
+    }
+
+    fn spawn_only(&mut self) {
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("the log can be opened");
+        let berthd = self.programs.join("berthd").into_os_string();
+        let mut words = self.wrapper.iter().chain([&berthd]);
+        let child = Command::new(words.next().expect("there is one"))
+            .args(words)
             .args(["serve", "--dir"])
-            .arg(self.dir())
+            .arg(&self.dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
             .stderr(log)
             .spawn()
             .expect("berthd can be started; `cargo xtask build` makes it");
         self.child = Some(child);
-        let ready = Run::new(
-            program("berthd"),
-            ["waitready", "--timeout", PATIENCE, "--dir"].map(PathBuf::from).iter().chain([&self.dir().to_owned()]),
-        )
-        .any();
-        assert_eq!(ready.status, 0, "berthd is not ready: {}\n{}", ready.stderr, self.log());
+    }
+
+    fn wait_ready(&self) -> Run {
+        Run::new(self.programs.join("berthd"), ["waitready", "--timeout", PATIENCE]).env("BERTH_DIR", &self.dir)
     }
 
     /// Kills the daemon with SIGKILL, as a crash would.
@@ -64,7 +142,8 @@ impl Daemon {
     /// Ends the daemon in order; instances go on.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        Run::new(program("berthd"), [Path::new("shutdown"), Path::new("--dir"), self.dir()]).ok();
+        Run::new(self.programs.join("berthd"), ["shutdown"]).env("BERTH_DIR", &self.dir).ok();
+        assert!(ends(&child), "berthd does not end\n{}", self.log());
         let status = child.wait().expect("a child can be waited for");
         assert!(status.success(), "berthd ended with {status}\n{}", self.log());
     }
@@ -74,9 +153,13 @@ impl Daemon {
         self.child.as_ref().expect("the daemon runs").id()
     }
 
-    /// What the daemon logged.
+    /// What the daemon logged. The log lies beside its directory, which may have no space left.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir().join("berthd.log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.with_extension("log")
     }
 
     /// A command of `berth`; words are separated by blanks.
@@ -86,7 +169,7 @@ impl Daemon {
 
     /// A command of `berth` with arguments that may hold blanks.
     pub fn berth_args<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
-        Run::new(program("berth"), args).env("BERTH_DIR", self.dir()).env("HOME", self.dir())
+        Run::new(program("berth"), args).env("BERTH_DIR", &self.dir).env("HOME", &self.dir)
     }
 
     /// A command of the real `lxc`; words are separated by blanks.
@@ -96,32 +179,79 @@ impl Daemon {
 
     /// A command of the real `lxc` with arguments that may hold blanks.
     pub fn lxc_args<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
-        Run::new("lxc", args).env("LXD_DIR", self.dir()).env("HOME", self.dir())
+        Run::new("lxc", args).env("LXD_DIR", &self.dir).env("HOME", &self.dir)
+    }
+
+    /// What the daemon answers to `GET path`.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        self.berth_args(["query", path]).json()
+    }
+
+    /// One instance as the API shows it.
+    #[track_caller]
+    pub fn instance(&self, name: &str) -> Value {
+        self.get(&format!("/1.0/instances/{name}"))
+    }
+
+    /// Process that `info` shows for an instance.
+    #[track_caller]
+    pub fn instance_pid(&self, name: &str) -> i64 {
+        self.get(&format!("/1.0/instances/{name}/state"))["pid"].as_i64().expect("pid is a number")
+    }
+
+    /// Run directory of an instance.
+    #[track_caller]
+    pub fn run_dir(&self, name: &str) -> PathBuf {
+        let uuid = self.instance(name)["config"]["volatile.uuid"].as_str().expect("it has a uuid").replace('-', "");
+        self.dir.join("run").join(uuid)
+    }
+
+    /// Process that holds a running instance.
+    #[track_caller]
+    pub fn supervisor(&self, name: &str) -> rustix::process::Pid {
+        let text = std::fs::read(self.run_dir(name).join("supervisor.json")).expect("it runs");
+        let record: Value = serde_json::from_slice(&text).expect("it is JSON");
+        let pid = record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.and_then(rustix::process::Pid::from_raw).expect("pid is a number")
+    }
+
+    /// Names of the managed networks.
+    pub fn networks(&self) -> Vec<String> {
+        let networks = self.get("/1.0/networks?recursion=1");
+        let managed = networks.as_array().expect("a list").iter().filter(|network| network["managed"] == true);
+        managed.map(|network| network["name"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// Links that hang on the managed networks now: those of instances.
+    pub fn ports(&self) -> Vec<String> {
+        let links = |network| Run::new("ip", ["-o", "link", "show", "master", network]).ok();
+        self.networks()
+            .iter()
+            .flat_map(|network| links(network).lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 
     /// Removes all instances and networks, ends the daemon and checks that nothing is left.
     pub fn finish(mut self) {
-        let leftovers = Leftovers::expect_none_of(self.dir());
+        let volumes: Vec<String> = self.volumes.iter().flat_map(Watch::names).collect();
+        let leftovers = Leftovers::expect_none_of(&self.dir, volumes);
         self.remove_everything();
         self.stop();
         leftovers.check(&self.log());
     }
 
     fn remove_everything(&self) {
-        let query = |path: &str| -> serde_json::Value {
-            serde_json::from_str(&self.berth_args(["query", path]).ok()).expect("berth query prints JSON")
-        };
-        for instance in query("/1.0/instances?recursion=1").as_array().expect("a list") {
-            self.berth_args(["delete", "--force", instance["name"].as_str().expect("a name")]).ok();
+        for instance in self.get("/1.0/instances?recursion=1&all-projects=true").as_array().expect("a list") {
+            let (name, project) = (instance["name"].as_str(), instance["project"].as_str());
+            let (name, project) = (name.expect("a name"), project.expect("a project"));
+            self.berth_args(["--project", project, "delete", "--force", name]).ok();
         }
-        for network in query("/1.0/networks?recursion=1").as_array().expect("a list") {
-            if network["managed"] == true {
-                let devices = query("/1.0/profiles/default");
-                if devices["devices"]["eth0"].is_object() {
-                    self.berth("profile device remove default eth0").ok();
-                }
-                self.berth_args(["network", "delete", network["name"].as_str().expect("a name")]).ok();
+        for network in self.networks() {
+            if self.get("/1.0/profiles/default")["devices"]["eth0"]["network"] == *network {
+                self.berth("profile device remove default eth0").ok();
             }
+            self.berth_args(["network", "delete", &network]).ok();
         }
     }
 }
@@ -130,29 +260,34 @@ impl Drop for Daemon {
     /// After a failed test: ends the daemon and what runs under it, so that other tests are not disturbed.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the daemon ---\n{}", self.log());
+            eprintln!("--- log of the daemon on {} ---\n{}", self.dir.display(), self.log());
+            if self.child.is_none() {
+                self.spawn_only();
+                self.wait_ready().any();
+            }
         }
         if let Some(mut child) = self.child.take() {
-            if std::thread::panicking() {
-                let names = self.berth("list --format csv --columns n").any().stdout;
-                for name in names.lines() {
-                    self.berth_args(["delete", "--force", name]).any();
-                }
-                self.berth("profile device remove default eth0").any();
-                let networks = self.berth("network list --format csv").any().stdout;
-                for line in networks.lines().filter(|line| line.contains(",YES,")) {
-                    self.berth_args(["network", "delete", line.split(',').next().unwrap_or_default()]).any();
-                }
+            let names = self.berth("list --all-projects --format csv --columns en").any().stdout;
+            for (project, name) in names.lines().filter_map(|line| line.split_once(',')) {
+                self.berth_args(["--project", project, "delete", "--force", name]).any();
             }
             // Gone already is as good.
             let _ = child.kill();
             let _ = child.wait();
+            sweep(&self.dir);
         }
+        // There may be none.
+        let _ = std::fs::remove_file(self.log_path());
     }
 }
 
-/// Path of one of Berth's programs, which lie two folders above the test's own.
-pub(crate) fn program(name: &str) -> PathBuf {
+/// Directory of Berth's programs: two folders above the test's own.
+pub fn programs() -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own path");
-    own.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join(name)
+    own.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned()
+}
+
+/// Path of one of Berth's programs.
+pub(crate) fn program(name: &str) -> PathBuf {
+    programs().join(name)
 }

@@ -1,61 +1,41 @@
 //! Looking for what a daemon left behind.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::run::Run;
 
-/// What belongs to one daemon: all names it gave begin with or hold something that no other daemon's do.
+/// What belongs to one daemon and to no other, also of those that run at the same time.
 pub struct Leftovers {
     dir: PathBuf,
     uuids: Vec<String>,
-    links_before: Vec<String>,
+    /// Links by their indices and tables by their handles, because names are given again at once.
+    network: Vec<String>,
 }
 
 impl Leftovers {
-    /// Notes what the daemon on `dir` has now; [`Leftovers::check`] later expects none of it to be there.
-    pub fn expect_none_of(dir: &Path) -> Self {
-        let names = |sub: &str| -> Vec<String> {
-            std::fs::read_dir(dir.join(sub))
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect()
+    /// Notes what the daemon on `dir` has now, besides the names of volumes it had; [`Leftovers::check`] later expects
+    /// none of it to be there.
+    pub(crate) fn expect_none_of(dir: &Path, volumes: Vec<String>) -> Self {
+        let mut uuids = volumes;
+        uuids.extend(names(&dir.join("run")));
+        uuids.extend(names(&dir.join("logs")));
+        let networks = names(&dir.join("networks"));
+        let ours = |line: &String| {
+            words(line).any(|word| networks.iter().any(|n| word == n || word.ends_with(&format!("_{n}"))))
         };
-        let networks = names("networks");
-        let uuids = names("run").into_iter().chain(names("logs")).collect();
-        Self { dir: dir.to_owned(), uuids, links_before: networks }
+        let network = network_objects().into_iter().filter(ours).collect();
+        Self { dir: dir.to_owned(), uuids, network }
     }
 
     /// Fails if anything is left.
-    pub fn check(&self, log: &str) {
-        let mut left = self.mounts();
-        left.extend(self.processes());
+    pub(crate) fn check(&self, log: &str) {
+        let mut left = mounts(&self.dir);
+        left.extend(processes(&self.dir).into_iter().map(|(pid, command)| format!("process {pid} {command}")));
         left.extend(self.cgroups(Path::new("/sys/fs/cgroup"), 0));
         left.extend(self.links());
         left.extend(self.files());
         assert!(left.is_empty(), "left behind:\n{}\n--- log ---\n{log}", left.join("\n"));
-    }
-
-    fn mounts(&self) -> Vec<String> {
-        let text = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
-        let dir = self.dir.to_string_lossy().into_owned();
-        text.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")).collect()
-    }
-
-    fn processes(&self) -> Vec<String> {
-        let dir = self.dir.to_string_lossy().into_owned();
-        let own = std::process::id().to_string();
-        std::fs::read_dir("/proc")
-            .expect("proc is mounted")
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy() != own)
-            .filter_map(|entry| {
-                let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-                let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                command.contains(&dir).then(|| format!("process {} {command}", entry.file_name().to_string_lossy()))
-            })
-            .collect()
     }
 
     fn cgroups(&self, path: &Path, depth: usize) -> Vec<String> {
@@ -77,29 +57,84 @@ impl Leftovers {
     }
 
     fn links(&self) -> Vec<String> {
-        let links = Run::new("ip", ["-o", "link"]).ok();
-        let tables = Run::new("nft", ["list", "tables"]).ok();
-        let mut left = Vec::new();
-        for network in &self.links_before {
-            left.extend(
-                links.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("link {line}")),
-            );
-            left.extend(
-                tables.lines().filter(|line| line.contains(network.as_str())).map(|line| format!("nft {line}")),
-            );
-        }
-        left
+        // State and attachment change: the first words are what tells.
+        let id = |line: &String| words(line).take(3).collect::<Vec<_>>().join(" ");
+        let present: Vec<String> = network_objects().iter().map(id).collect();
+        self.network.iter().map(id).filter(|id| present.contains(id)).collect()
     }
 
     fn files(&self) -> Vec<String> {
+        let pool = "storage-pools/default";
+        let volumes = ["containers", "virtual-machines", ".pending"].map(|sub| format!("{pool}/{sub}"));
         let mut left = Vec::new();
-        for sub in
-            ["run", "logs", "networks", "storage-pools/default/containers", "storage-pools/default/virtual-machines"]
-        {
-            for entry in std::fs::read_dir(self.dir.join(sub)).into_iter().flatten().flatten() {
-                left.push(format!("file {}", entry.path().display()));
-            }
+        for sub in ["run", "logs", "networks"].map(str::to_owned).iter().chain(&volumes) {
+            left.extend(names(&self.dir.join(sub)).iter().map(|name| format!("file {sub}/{name}")));
         }
+        let staging = names(&self.dir.join("images")).into_iter().filter(|name| name.starts_with('.'));
+        left.extend(staging.map(|name| format!("file images/{name}")));
         left
+    }
+}
+
+/// All links, as "12 eth0 ...", with the bridge they are on, and all tables, as "4 handle inet NAME".
+fn network_objects() -> Vec<String> {
+    let mut all: Vec<String> = Run::new("ip", ["-o", "link"]).ok().lines().map(str::to_owned).collect();
+    let tables = Run::new("nft", ["-a", "list", "tables"]).ok();
+    let table = |line: &str| line.split_once(" # handle ").map(|(table, handle)| format!("{handle} handle {table}"));
+    all.extend(tables.lines().filter_map(table));
+    all
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split([' ', '@', ':']).filter(|word| !word.is_empty())
+}
+
+/// Names in a directory, which may be missing.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn mounts(dir: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    let dir = dir.to_string_lossy().into_owned();
+    text.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")).collect()
+}
+
+/// Processes that were given the directory.
+fn processes(dir: &Path) -> Vec<(String, String)> {
+    let dir = dir.to_string_lossy().into_owned();
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").expect("proc is mounted").flatten();
+    entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        .filter(|(name, _)| *name != own && name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|(pid, path)| {
+            let command = std::fs::read(path.join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            command.contains(&dir).then_some((pid, command))
+        })
+        .collect()
+}
+
+/// After a failure: removes what there is of a daemon that runs no more, as well as it can be done.
+pub(crate) fn sweep(dir: &Path) {
+    for (pid, _) in processes(dir) {
+        let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
+        // It may have ended.
+        let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+    }
+    for network in names(&dir.join("networks")) {
+        // Either may be gone.
+        let _ = Command::new("ip").args(["link", "delete", &network]).stderr(std::process::Stdio::null()).status();
+        let tables = Command::new("nft").args(["list", "tables"]).output().map(|output| output.stdout);
+        let tables = String::from_utf8_lossy(&tables.unwrap_or_default()).into_owned();
+        for table in tables.lines().filter(|line| line.split([' ', ':']).any(|word| word.ends_with(&network))) {
+            let words = table.split_whitespace().skip(1);
+            let _ = Command::new("nft").args(["delete", "table"]).args(words).status();
+        }
+    }
+    for mount in mounts(dir) {
+        let _ = mount.split(' ').nth(5).map(|target| Command::new("umount").args(["--lazy", target]).status());
     }
 }

@@ -7,8 +7,12 @@ mod daemon;
 mod images;
 mod leftovers;
 mod run;
+mod terminal;
+mod watch;
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, Setup, programs};
 pub use images::{busybox_image, debian_image};
 pub use leftovers::Leftovers;
 pub use run::{Output, Run};
+pub use terminal::Terminal;
+pub use watch::Watch;

@@ -1,8 +1,16 @@
 //! Running a program and judging what came of it.
 
 use std::ffi::OsStr;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// How long a program may run. Generous, for it may run under emulation: only what hangs takes so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A program to run.
 pub struct Run {
@@ -48,7 +56,13 @@ impl Run {
         self
     }
 
+    /// The command itself, for those who want to start it otherwise.
+    pub(crate) fn into_command(self) -> (Command, String) {
+        (self.command, self.shown)
+    }
+
     /// Runs it and returns whatever comes.
+    #[track_caller]
     pub fn any(mut self) -> Output {
         let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
         let child = self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -59,17 +73,23 @@ impl Run {
                 let _ = stdin.write_all(&bytes);
             })
         });
-        let output = child.wait_with_output().unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.shown));
+        let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+        let in_time = ends(&child);
+        if !in_time {
+            // It may have ended just now.
+            let _ = child.kill();
+        }
+        let status = child.wait().unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.shown));
         if let Some(writer) = writer {
             writer.join().expect("the writer does not panic");
         }
-        let status = std::os::unix::process::ExitStatusExt::signal(&output.status).map_or(0, |signal| 128 + signal);
-        Output {
-            shown: self.shown,
-            status: output.status.code().unwrap_or(status),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let text = |reader: JoinHandle<Vec<u8>>| {
+            String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
+        };
+        let (stdout, stderr) = (text(stdout), text(stderr));
+        assert!(in_time, "{} hangs; it said: {stdout}{stderr}", self.shown);
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status).map_or(0, |signal| 128 + signal);
+        Output { shown: self.shown, status: status.code().unwrap_or(signal), stdout, stderr }
     }
 
     /// Runs it; it must succeed. Returns its standard output.
@@ -80,11 +100,48 @@ impl Run {
         output.stdout
     }
 
+    /// Runs it; it must succeed and print JSON.
+    #[track_caller]
+    pub fn json(self) -> serde_json::Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
+    }
+
     /// Runs it; it must fail. Returns what it said.
     #[track_caller]
     pub fn fails(self) -> String {
         let output = self.any();
         assert_ne!(output.status, 0, "{} should fail, but said: {}", output.shown, output.stdout);
         output.stdout + &output.stderr
+    }
+}
+
+/// Reads all of it in a thread.
+fn collect(source: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut source) = source {
+            source.read_to_end(&mut bytes).expect("the output of a child can be read");
+        }
+        bytes
+    })
+}
+
+/// Waits for the end of a child; tells whether it came in time.
+pub(crate) fn ends(child: &Child) -> bool {
+    let pid = Pid::from_child(child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a child that is not waited for has a pidfd");
+    ready(&pidfd, PATIENCE)
+}
+
+/// Waits until there is something to read; tells whether that came in time.
+pub(crate) fn ready(fd: &impl std::os::fd::AsFd, patience: Duration) -> bool {
+    let timeout = Timespec::try_from(patience).expect("it is short");
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.expect("a descriptor can be polled") > 0,
+        }
     }
 }

@@ -2,36 +2,20 @@
 
 use std::path::Path;
 
-use berth_tests::{Daemon, busybox_image};
-
-fn with_image() -> Daemon {
-    let daemon = Daemon::start();
-    let image = busybox_image(daemon.dir());
-    daemon.berth_args(["image", "import", image.to_str().unwrap(), "--alias", "busybox"]).ok();
-    daemon
-}
-
-fn instance(daemon: &Daemon, name: &str) -> serde_json::Value {
-    serde_json::from_str(&daemon.berth_args(["query", &format!("/1.0/instances/{name}")]).ok()).unwrap()
-}
-
-fn pid(daemon: &Daemon, name: &str) -> i64 {
-    let state = daemon.berth_args(["query", &format!("/1.0/instances/{name}/state")]).ok();
-    serde_json::from_str::<serde_json::Value>(&state).unwrap()["pid"].as_i64().unwrap()
-}
+use berth_tests::Daemon;
 
 #[test]
 fn a_life() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     let said = daemon.berth("launch busybox c1").ok();
     assert!(said.contains("Creating c1") && said.contains("Starting c1"), "{said}");
     assert_eq!(daemon.berth("list --format csv --columns ns").ok(), "c1,RUNNING\n");
     assert_eq!(daemon.berth("exec c1 -- hostname").ok(), "c1\n");
-    assert_eq!(instance(&daemon, "c1")["type"], "container");
+    assert_eq!(daemon.instance("c1")["type"], "container");
 
-    let first = pid(&daemon, "c1");
+    let first = daemon.instance_pid("c1");
     daemon.berth("restart --force c1").ok();
-    assert_ne!(pid(&daemon, "c1"), first);
+    assert_ne!(daemon.instance_pid("c1"), first);
 
     daemon.berth("pause c1").ok();
     assert_eq!(daemon.berth("list --format csv --columns ns").ok(), "c1,FROZEN\n");
@@ -52,7 +36,7 @@ fn a_life() {
 
 #[test]
 fn exec_passes_everything_on() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     daemon.berth("launch busybox c1").ok();
     let status = |words: &str| daemon.berth(words).any().status;
     assert_eq!(status("exec c1 -- true"), 0);
@@ -82,7 +66,7 @@ fn exec_passes_everything_on() {
 
 #[test]
 fn files_go_in_and_out_whether_it_runs_or_not() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     daemon.berth("launch busybox c1").ok();
     let work = tempfile::tempdir().unwrap();
     let tree = work.path().join("tree");
@@ -109,7 +93,7 @@ fn files_go_in_and_out_whether_it_runs_or_not() {
 
 #[test]
 fn a_link_never_leads_out_of_a_container() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     let secret = daemon.dir().join("secret");
     std::fs::write(&secret, "of the host").unwrap();
     daemon.berth("launch busybox c1").ok();
@@ -132,10 +116,10 @@ fn a_link_never_leads_out_of_a_container() {
 
 #[test]
 fn a_killed_daemon_finds_its_instances_again() {
-    let mut daemon = with_image();
+    let mut daemon = Daemon::with_busybox();
     daemon.berth("launch busybox c1").ok();
     daemon.berth("launch busybox c2").ok();
-    let before = (pid(&daemon, "c1"), pid(&daemon, "c2"));
+    let before = (daemon.instance_pid("c1"), daemon.instance_pid("c2"));
     daemon.kill();
     // One of them ends while no daemon is there.
     rustix::process::kill_process(
@@ -144,7 +128,7 @@ fn a_killed_daemon_finds_its_instances_again() {
     )
     .unwrap();
     daemon.spawn();
-    assert_eq!(pid(&daemon, "c1"), before.0);
+    assert_eq!(daemon.instance_pid("c1"), before.0);
     assert_eq!(daemon.berth("exec c1 -- echo still here").ok(), "still here\n");
     daemon.berth("stop --force c1").ok();
     daemon.finish();
@@ -152,7 +136,7 @@ fn a_killed_daemon_finds_its_instances_again() {
 
 #[test]
 fn limits_reach_the_cgroup() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     daemon.berth("init busybox c1 -c limits.memory=64MiB -c limits.processes=50 -c limits.cpu=1").ok();
     daemon.berth("start c1").ok();
     let path = daemon.berth("exec c1 -- cat /proc/self/status").ok();

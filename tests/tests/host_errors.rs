@@ -1,17 +1,10 @@
 //! Bad input and faults: each error names the object, the reason and the next step, and nothing is left behind.
 
-use berth_tests::{Daemon, Run, busybox_image};
-
-fn with_image() -> Daemon {
-    let daemon = Daemon::start();
-    let image = busybox_image(daemon.dir());
-    daemon.berth_args(["image", "import", image.to_str().unwrap(), "--alias", "busybox"]).ok();
-    daemon
-}
+use berth_tests::{Daemon, Run, Watch, programs};
 
 #[test]
 fn bad_requests_are_refused_with_a_reason() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     daemon.berth("init busybox c1").ok();
     for (words, expected) in [
         ("launch no-such-image c2", vec!["no-such-image", "not found"]),
@@ -55,8 +48,8 @@ fn malformed_bodies_are_refused_and_name_the_field() {
 #[test]
 fn a_second_daemon_on_the_same_directory_is_refused() {
     let daemon = Daemon::start();
-    let berthd = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("berthd");
-    let said = Run::new(berthd, ["serve".as_ref(), "--dir".as_ref(), daemon.dir().as_os_str()]).fails();
+    let said =
+        Run::new(programs().join("berthd"), ["serve".as_ref(), "--dir".as_ref(), daemon.dir().as_os_str()]).fails();
     assert!(said.contains(daemon.dir().to_str().unwrap()), "{said}");
     assert!(said.contains(&daemon.pid().to_string()), "{said}");
     daemon.berth("list").ok();
@@ -65,20 +58,13 @@ fn a_second_daemon_on_the_same_directory_is_refused() {
 
 #[test]
 fn a_killed_monitor_leaves_nothing_and_is_reported() {
-    let daemon = with_image();
+    let daemon = Daemon::with_busybox();
     daemon.berth("launch busybox c1").ok();
-    let run = std::fs::read_dir(daemon.dir().join("run")).unwrap().flatten().next().unwrap().path();
-    let record: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(run.join("supervisor.json")).unwrap()).unwrap();
-    let pid = rustix::process::Pid::from_raw(record["pid"].as_i64().unwrap() as i32).unwrap();
-    // Whoever asks for events sees the end; no need to look again and again.
-    let wait = daemon.berth("monitor --type lifecycle --until instance-shutdown");
-    let waiter = std::thread::spawn(move || wait.any());
-    while !daemon.log().contains("/1.0/events") && !waiter.is_finished() {
-        std::thread::yield_now();
-    }
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    waiter.join().unwrap();
+    let run_dir = Watch::on(daemon.run_dir("c1"));
+    rustix::process::kill_process(daemon.supervisor("c1"), rustix::process::Signal::KILL).unwrap();
+    run_dir.gone();
+    // The owner of the instance does one thing after the other: with this done, it has dealt with the end.
+    daemon.berth("config set c1 user.sync=1").ok();
     assert_eq!(daemon.berth("list --format csv --columns ns").ok(), "c1,STOPPED\n");
     assert!(daemon.berth("info c1").ok().contains("killed"));
     daemon.berth("start c1").ok();
