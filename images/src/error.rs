@@ -1,24 +1,8 @@
 //! What can go wrong, as a user is told it: the object, the reason and the next step.
 
+use berth_store::ErrorKind;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Rough kind of an [`Error`], from which the REST layer chooses its status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The object is not there.
-    NotFound,
-    /// The object is there already, or changed meanwhile.
-    Conflict,
-    /// The request or the uploaded files are not valid.
-    Invalid,
-    /// Something that must hold first does not.
-    Precondition,
-    /// In use; try again later.
-    Busy,
-    /// A fault of this host or of Berth.
-    Internal,
-}
 
 /// An error of the image store.
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +105,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ImageNotFound { .. } | Self::AliasNotFound { .. } => ErrorKind::NotFound,
-            Self::ImageExists { .. } | Self::AliasExists { .. } | Self::Changed { .. } => ErrorKind::Conflict,
+            Self::ImageExists { .. } | Self::AliasExists { .. } => ErrorKind::Conflict,
+            Self::Changed { .. } => ErrorKind::Changed,
             Self::Invalid(_) | Self::Ambiguous { .. } | Self::Fingerprint { .. } => ErrorKind::Invalid,
-            Self::Precondition(_) => ErrorKind::Precondition,
+            Self::Precondition(_) => ErrorKind::Unavailable,
             Self::Io { .. } | Self::Helper { .. } | Self::Job(_) | Self::Store(_) | Self::Task(_) => {
                 ErrorKind::Internal
             }

@@ -20,7 +20,7 @@ mod store;
 pub mod unpack;
 pub mod wire;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Result};
 pub use info::{
     AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,
     RootfsName,

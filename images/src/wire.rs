@@ -5,8 +5,8 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::ErrorKind;
 use crate::progress::ProgressEvent;
+use berth_store::ErrorKind;
 
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ impl From<Fault> for ErrorKind {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Invalid => Self::Invalid,
-            Fault::Precondition => Self::Precondition,
+            Fault::Precondition => Self::Unavailable,
             Fault::Internal => Self::Internal,
         }
     }

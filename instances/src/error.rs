@@ -3,38 +3,7 @@
 use berth_images::Error as ImageError;
 use berth_network::NetworkError;
 use berth_storage::StorageError;
-use berth_store::StoreError;
-
-/// Class of an error, for whoever has to answer a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The named object does not exist.
-    NotFound,
-    /// It exists already, or is in use.
-    Conflict,
-    /// The request makes no sense.
-    Invalid,
-    /// The object changed since the client read it.
-    Precondition,
-    /// The instance is not in a state that allows it.
-    Busy,
-    /// A part of the system failed.
-    Internal,
-}
-
-/// The classes of the crates below have the same names.
-macro_rules! lift {
-    ($below:ident, $kind:expr) => {
-        match $kind {
-            $below::ErrorKind::NotFound => ErrorKind::NotFound,
-            $below::ErrorKind::Conflict => ErrorKind::Conflict,
-            $below::ErrorKind::Invalid => ErrorKind::Invalid,
-            $below::ErrorKind::Precondition => ErrorKind::Precondition,
-            $below::ErrorKind::Busy => ErrorKind::Busy,
-            $below::ErrorKind::Internal => ErrorKind::Internal,
-        }
-    };
-}
+use berth_store::{ErrorKind, StoreError};
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -123,18 +92,19 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::InUse(_) => ErrorKind::Conflict,
             Self::Invalid(_) | Self::Exec { .. } => ErrorKind::Invalid,
-            Self::Changed { .. } => ErrorKind::Precondition,
+            Self::Changed { .. } => ErrorKind::Changed,
             Self::State(_) => ErrorKind::Busy,
             Self::Guest(e) => match e.kind {
                 Guest::NotFound => ErrorKind::NotFound,
                 Guest::Conflict => ErrorKind::Conflict,
                 Guest::PermissionDenied | Guest::Invalid | Guest::NotSupported => ErrorKind::Invalid,
-                Guest::NoSpace | Guest::Other => ErrorKind::Internal,
+                Guest::NoSpace => ErrorKind::NoSpace,
+                Guest::Other => ErrorKind::Internal,
             },
-            Self::Store(e) => lift!(berth_store, e.kind()),
-            Self::Storage(e) => lift!(berth_storage, e.kind()),
-            Self::Network(e) => lift!(berth_network, e.kind()),
-            Self::Image(e) => lift!(berth_images, e.kind()),
+            Self::Store(e) => e.kind(),
+            Self::Storage(e) => e.kind(),
+            Self::Network(e) => e.kind(),
+            Self::Image(e) => e.kind(),
             Self::Runtime(_) | Self::Io { .. } => ErrorKind::Internal,
         }
     }

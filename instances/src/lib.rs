@@ -22,7 +22,7 @@ mod sys;
 mod values;
 
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Result};
 pub use manager::{Deps, Instances};
 pub use model::{
     Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StateReport, Status, StopRequest, Update,

@@ -3,24 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use berth_store::StoreError;
-
-/// The rough class of an error, from which the API chooses its status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The object does not exist.
-    NotFound,
-    /// The object exists or was changed by somebody else.
-    Conflict,
-    /// The request makes no sense.
-    Invalid,
-    /// The state does not allow it.
-    Precondition,
-    /// Somebody else uses it.
-    Busy,
-    /// All else.
-    Internal,
-}
+use berth_store::{ErrorKind, StoreError};
 
 /// An error of networks.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +103,7 @@ impl NetworkError {
             NetworkError::BadName(_) | NetworkError::UnknownKey { .. } | NetworkError::BadValue { .. } => {
                 ErrorKind::Invalid
             }
-            NetworkError::NoSubnet { .. } | NetworkError::Unavailable { .. } => ErrorKind::Precondition,
+            NetworkError::NoSubnet { .. } | NetworkError::Unavailable { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         }
     }

@@ -25,7 +25,7 @@ mod sysctl;
 mod tap;
 
 pub use config::Config;
-pub use error::{ErrorKind, NetworkError};
+pub use error::NetworkError;
 pub use leases::{Lease, LeaseKind};
 pub use link::Counters;
 pub use mac::{BadMac, MacAddr};

@@ -11,9 +11,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_network::{Config, ErrorKind, LeaseKind, MacAddr, Network, NetworkError, Networks, NicRequest};
-use berth_store::Store;
+use berth_network::{Config, LeaseKind, MacAddr, Network, NetworkError, Networks, NicRequest};
 use berth_store::mem::MemStore;
+use berth_store::{ErrorKind, Store};
 
 /// Set inside the namespaces.
 const INSIDE: &str = "BERTH_NETWORK_TEST";
@@ -370,7 +370,7 @@ fn what_others_have_is_left_alone() {
         let guest = Guest::new();
         let error =
             networks.attach_container(&request("lab", "c1"), guest.netns.try_clone().unwrap()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Precondition);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
         networks.delete("default", "lab").await.unwrap();
         assert!(sh("ip -o link").contains("lab:") && sh("nft list tables").contains("berth_lab"));
     });

@@ -3,26 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use berth_store::StoreError;
+use berth_store::{ErrorKind, StoreError};
 
 use crate::volume::VolumeKind;
-
-/// The rough class of an error, from which the API chooses its status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The object does not exist.
-    NotFound,
-    /// The object exists or was changed by somebody else.
-    Conflict,
-    /// The request makes no sense.
-    Invalid,
-    /// The state does not allow it.
-    Precondition,
-    /// Somebody else uses it.
-    Busy,
-    /// All else.
-    Internal,
-}
 
 /// An error of storage.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +118,7 @@ impl StorageError {
             | StorageError::UnknownKey { .. }
             | StorageError::BadValue { .. } => ErrorKind::Invalid,
             StorageError::InUse { .. } => ErrorKind::Busy,
-            StorageError::Full { .. } => ErrorKind::Precondition,
+            StorageError::Full { .. } => ErrorKind::NoSpace,
             StorageError::Path { .. } | StorageError::Store(_) => ErrorKind::Internal,
         }
     }

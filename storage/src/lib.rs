@@ -14,6 +14,6 @@ mod tree;
 mod volume;
 
 pub use driver::Resources;
-pub use error::{ErrorKind, StorageError};
+pub use error::StorageError;
 pub use pools::{Config, Pool, Pools};
 pub use volume::{PendingVolume, VolumeKind};

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use berth_storage::{Config, ErrorKind, Pools, StorageError, VolumeKind};
+use berth_storage::{Config, Pools, StorageError, VolumeKind};
+use berth_store::ErrorKind;
 use berth_store::mem::MemStore;
 
 use VolumeKind::{Container, Custom, VirtualMachine};

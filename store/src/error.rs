@@ -4,20 +4,24 @@ use std::path::PathBuf;
 
 use crate::{Key, LeaseId};
 
-/// The rough class of an error, from which the API chooses its status code.
+/// Class of an error of the state store and of the crates that stand on it, from which the API chooses its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The object does not exist.
+    /// The named object does not exist.
     NotFound,
-    /// The object exists or was changed by somebody else.
+    /// It exists already, or is in use.
     Conflict,
     /// The request makes no sense.
     Invalid,
-    /// The state does not allow it.
-    Precondition,
-    /// Somebody else uses it.
+    /// The object was changed since the client read it.
+    Changed,
+    /// Its present state does not allow it.
     Busy,
-    /// All else.
+    /// A disk or quota is full.
+    NoSpace,
+    /// Something of this host that is needed for it is not there now.
+    Unavailable,
+    /// A fault of this host or of Berth.
     Internal,
 }
 
@@ -121,7 +125,7 @@ impl StoreError {
             StoreError::InUse { .. } => ErrorKind::Busy,
             StoreError::Refused(_) => ErrorKind::Invalid,
             StoreError::LeaseGone(_) | StoreError::NewerSchema { .. } | StoreError::NewerDocument { .. } => {
-                ErrorKind::Precondition
+                ErrorKind::Unavailable
             }
             StoreError::Contended(_) => ErrorKind::Conflict,
             _ => ErrorKind::Internal,

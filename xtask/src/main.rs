@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask help`.
 
+mod bench;
 mod build;
 mod demo;
 mod image;
@@ -33,6 +34,8 @@ enum Task {
     Build(build::Options),
     /// Run all checks, unit tests and end-to-end tests; tests of virtual machines run in the lab if need be.
     Test(test::Options),
+    /// Measure how fast instances start, beside a peer if one is named.
+    Bench(bench::Options),
     /// Check the licences of all dependencies.
     Licences,
     /// Run a command as root in a throw-away machine with real nested KVM and this machine's files.
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(options) => demo::run(&options)?,
         Task::Build(options) => eprintln!("Built into {}", build::run(&options)?.display()),
         Task::Test(options) => test::run(&options)?,
+        Task::Bench(options) => bench::run(&options)?,
         Task::Licences => licences::check()?,
         Task::Lab(options) => return Ok(ExitCode::from(u8::try_from(lab::run(&options)?).unwrap_or(FAILED))),
     }

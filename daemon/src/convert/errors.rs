@@ -1,34 +1,39 @@
 //! Errors of the crates below as HTTP codes; the text is theirs.
 
+use berth_store::ErrorKind;
 use http::StatusCode;
 
 use crate::http::ApiError;
 
+fn code(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict | ErrorKind::Busy => StatusCode::CONFLICT,
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Changed => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 macro_rules! by_kind {
-    ($($error:ty: $kind:path),* $(,)?) => {$(
+    ($($error:ty),*) => {$(
         impl From<$error> for ApiError {
             fn from(error: $error) -> Self {
-                use $kind as Kind;
-                let code = match error.kind() {
-                    Kind::NotFound => StatusCode::NOT_FOUND,
-                    Kind::Conflict | Kind::Busy => StatusCode::CONFLICT,
-                    Kind::Invalid => StatusCode::BAD_REQUEST,
-                    Kind::Precondition => StatusCode::PRECONDITION_FAILED,
-                    Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-                };
-                Self::new(code, sentence(error.to_string()))
+                Self::new(code(error.kind()), sentence(error.to_string()))
             }
         }
     )*};
 }
 
-by_kind! {
-    berth_images::Error: berth_images::ErrorKind,
-    berth_instances::Error: berth_instances::ErrorKind,
-    berth_network::NetworkError: berth_network::ErrorKind,
-    berth_storage::StorageError: berth_storage::ErrorKind,
-    berth_store::StoreError: berth_store::ErrorKind,
-}
+by_kind!(
+    berth_images::Error,
+    berth_instances::Error,
+    berth_network::NetworkError,
+    berth_storage::StorageError,
+    berth_store::StoreError
+);
 
 /// Begins with a capital, as LXD's messages do.
 fn sentence(text: String) -> String {

@@ -4,7 +4,8 @@
 //! such an image can be had under a second fingerprint, with the type `virtual-machine`, to which the alias `NAME/vm`
 //! of each of its aliases `NAME` leads. The view is not listed and cannot be changed; the image behind it can.
 
-use berth_images::{AliasInfo, ErrorKind, ImageInfo};
+use berth_images::{AliasInfo, ImageInfo};
+use berth_store::ErrorKind;
 use sha2::{Digest, Sha256};
 
 use crate::{app::App, http::ApiResult};

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_images::{
-    Error, ErrorKind, ImageInfo, ImageUpdate, Images, ImportFiles, ImportOptions, ProgressEvent, RootfsName, Staging,
+    Error, ImageInfo, ImageUpdate, Images, ImportFiles, ImportOptions, ProgressEvent, RootfsName, Staging,
 };
-use berth_store::Store;
 use berth_store::mem::MemStore;
+use berth_store::{ErrorKind, Store};
 use sha2::{Digest, Sha256};
 
 use crate::kit::{self, HELPER, METADATA, Tar, tool};

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use berth_storage::ErrorKind as StorageErrorKind;
-use berth_store::{Txn, doc};
+use berth_store::{ErrorKind, Txn, doc};
 
 use super::Shared;
 use super::use_running::volume_kind;
@@ -18,7 +17,7 @@ impl Shared {
     pub(super) async fn remove(&self, project: &str, name: &str, document: &InstanceDoc) -> Result<()> {
         let volume = document.uuid.simple().to_string();
         match self.pools.delete(&document.pool, volume_kind(document.kind), &volume).await {
-            Err(e) if e.kind() != StorageErrorKind::NotFound => return Err(e.into()),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
         let places = self.places(document.uuid);
