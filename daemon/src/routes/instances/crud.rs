@@ -37,7 +37,7 @@ pub async fn create(
     let project = query.project().to_owned();
     app.instances.projects().get(&project).await?;
     let create = request_of(&app, prefix, &project, post).await?;
-    let name = create.name.clone().unwrap_or_default();
+    let name = create.name.clone();
     let spec = operation("Creating instance", &project, &name, &caller);
     let operations = app.operations.clone();
     operations.accept(spec, |context| async move {
@@ -57,7 +57,7 @@ async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPos
         ));
     }
     Ok(CreateRequest {
-        name: name,
+        name,
         kind: prefix.kind().unwrap_or_else(|| convert::kind_from(post.kind)),
         source: source(app, project, &post.source).await?,
         config: post.config,
