@@ -12,6 +12,7 @@ use std::{
 };
 
 use berth_agent::initrd;
+use berth_guest::protocol::USER_SPACE_MARK;
 use rustix::{
     fs::{CWD, Mode, OFlags},
     io::{Errno, FdFlags},
@@ -33,6 +34,7 @@ const DIRECTORY: &str = "/berth";
 pub fn run() -> ExitCode {
     let directory = Path::new(DIRECTORY);
     let log = Log::open(&directory.join("kmsg"));
+    log.mark(USER_SPACE_MARK);
     // An image must boot without an agent too.
     let proc = match own_proc(&directory.join("proc")) {
         Ok(proc) => {

@@ -34,11 +34,20 @@ impl Log {
         self.0.as_ref()
     }
 
-    /// Writes one line.
+    /// Writes one line, a warning.
     pub fn line(&self, text: impl Display) {
+        self.write(format_args!("<4>berth-agent: {text}\n"));
+    }
+
+    /// Writes a line that tells the host how far the guest is; no warning.
+    pub fn mark(&self, text: &str) {
+        self.write(format_args!("<5>{text}\n"));
+    }
+
+    fn write(&self, line: std::fmt::Arguments<'_>) {
         if let Some(fd) = &self.0 {
             // Nobody is left to tell about an error here.
-            let _ = rustix::io::write(fd, format!("<4>berth-agent: {text}\n").as_bytes());
+            let _ = rustix::io::write(fd, line.to_string().as_bytes());
         }
     }
 }

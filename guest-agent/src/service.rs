@@ -13,7 +13,7 @@ use std::{
 };
 
 use berth_agent::server;
-use berth_guest::protocol::AGENT_PORT;
+use berth_guest::protocol::{AGENT_MARK, AGENT_PORT};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{hostname, log::Log, mounts, ready, vsock};
@@ -37,6 +37,7 @@ pub fn run(proc: &OwnedFd, log: &Log) -> ExitCode {
         log.line(format_args!("the host name is not as the host gave it: {e}"));
     }
     let listener = listen(log);
+    log.mark(AGENT_MARK);
     if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(|| ready::keep()) {
         log.line(format_args!("cannot tell the host that the guest is up: {e}"));
     }

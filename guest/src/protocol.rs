@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 pub const AGENT_PORT: u32 = 1025;
 /// vsock port on the host (CID 2) to which the agent dials when it is up; the VMM listens there.
 pub const READY_PORT: u32 = 1024;
+/// What the guest's first program prints on the console before anything else; whoever boots the guest can take its time
+/// by it.
+pub const USER_SPACE_MARK: &str = "berth-agent: user space";
+/// What the agent prints on the console when it listens, in the guest's real root, just before it dials out.
+pub const AGENT_MARK: &str = "berth-agent: up";
 /// Version of this protocol; told in [`Hello`].
 pub const PROTOCOL_VERSION: u32 = 1;
 

@@ -72,6 +72,20 @@ pub struct Status {
     pub agent: Option<Hello>,
     /// Last kernel panic seen on the console, if any.
     pub panic: Option<String>,
+    /// Virtual machine: when it came how far. Supervisors of older releases tell none.
+    #[serde(default)]
+    pub times: Option<BootTimes>,
+}
+
+/// When a virtual machine came how far, in nanoseconds of the host's `CLOCK_MONOTONIC`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootTimes {
+    /// The supervisor's process began.
+    pub began: u64,
+    /// The guest's first program printed its mark.
+    pub user_space: Option<u64>,
+    /// The agent greeted for the first time.
+    pub agent: Option<u64>,
 }
 
 /// Why an instance ended.

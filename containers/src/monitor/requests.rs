@@ -131,7 +131,7 @@ impl Server {
 
     fn status(&self) -> Reply {
         let pid = self.container.init().pid.as_raw_nonzero().get() as u32;
-        Reply::Status(Status { state: self.state, pid, agent: None, panic: None })
+        Reply::Status(Status { state: self.state, pid, agent: None, panic: None, times: None })
     }
 
     fn pause(&mut self, pause: bool) -> Result<()> {

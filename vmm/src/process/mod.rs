@@ -105,11 +105,7 @@ impl Drop for Fleeting {
 }
 
 /// Everything up to [`Progress::Running`]. On an error all that was made is gone again.
-fn start(
-    endpoint: &Endpoint,
-    run_dir: &Path,
-    times: Times,
-) -> Result<(Supervisor<Machine>, Fleeting), ProcessError> {
+fn start(endpoint: &Endpoint, run_dir: &Path, times: Times) -> Result<(Supervisor<Machine>, Fleeting), ProcessError> {
     confine::begin().map_err(io_error("confine the process"))?;
     let termination = Termination::new().map_err(io_error("watch for signals"))?;
     // Short names in the run directory stay below the limit of unix socket paths, however long its own path is.
