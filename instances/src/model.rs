@@ -90,8 +90,6 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// Virtual machine: what its agent said, once it is up.
     pub agent: Option<Hello>,
-    /// Why it last ended, if nobody asked for that.
-    pub last_error: Option<String>,
 }
 
 impl Instance {

@@ -19,12 +19,21 @@ const NAMES: &[&str] = &[
     "nslookup", "tty", "pwd", "grep", "tr", "seq", "yes", "wc",
 ];
 
+/// Of a file that root owns.
+fn header() -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
 /// A unified image tarball with a static busybox, written to `dir`.
 pub fn busybox_image(dir: &Path) -> PathBuf {
     let path = dir.join("busybox.tar");
     let mut tar = tar::Builder::new(File::create(&path).expect("the image can be made"));
     let mut add = |name: &str, mode: u32, content: &[u8]| {
-        let mut header = tar::Header::new_gnu();
+        let mut header = header();
         header.set_mode(mode);
         header.set_size(content.len() as u64);
         tar.append_data(&mut header, name, content).expect("the image can be written");
@@ -35,15 +44,16 @@ pub fn busybox_image(dir: &Path) -> PathBuf {
     add("rootfs/etc/group", 0o644, b"root:x:0:\nuser:x:1000:\nextra:x:2000:user\n");
     add("rootfs/etc/inittab", 0o644, INITTAB.as_bytes());
     for name in ["dev", "proc", "sys", "run", "tmp", "root", "home/user", "sbin", "mnt"] {
-        let mut header = tar::Header::new_gnu();
+        let mut header = header();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(if name == "tmp" { 0o1777 } else { 0o755 });
         header.set_size(0);
         tar.append_data(&mut header, format!("rootfs/{name}"), std::io::empty()).expect("the image can be written");
     }
     let mut link = |name: String, target: &str| {
-        let mut header = tar::Header::new_gnu();
+        let mut header = header();
         header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
         header.set_size(0);
         tar.append_link(&mut header, name, target).expect("the image can be written");
     };

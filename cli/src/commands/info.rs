@@ -77,6 +77,7 @@ fn text(full: &InstanceFull) -> String {
     }
     line("Created", &date(instance.created_at));
     line("Last Used", &date(instance.last_used_at));
+    line("Last error", instance.config.get("volatile.last_state.error").map_or("", String::as_str));
     if let Some(state) = full.state.as_ref().filter(|state| state.pid > 0) {
         resources(state, &mut out);
     }
@@ -158,10 +159,14 @@ mod tests {
     fn a_stopped_instance_is_short() {
         let full: InstanceFull = serde_json::from_value(serde_json::json!({
             "name": "c1", "status": "Stopped", "type": "container", "architecture": "x86_64", "location": "none",
+            "config": {"volatile.last_state.error": "it broke"},
             "state": {"pid": 0, "network": null}, "snapshots": null
         }))
         .unwrap();
-        assert_eq!(text(&full), "Name: c1\nStatus: STOPPED\nType: container\nArchitecture: x86_64\n");
+        assert_eq!(
+            text(&full),
+            "Name: c1\nStatus: STOPPED\nType: container\nArchitecture: x86_64\nLast error: it broke\n"
+        );
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::nics::{self, Nics, host_name_key};
 use crate::plan::{self, Places, Plan};
 use crate::values::parse_bool;
 
+/// Why an instance last ended or did not start, if nobody asked for that.
+const LAST_ERROR: &str = "volatile.last_state.error";
+
 /// A date so far ahead that a timer set to it never fires.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -38,7 +41,6 @@ pub(super) struct Actor {
     pub commands: mpsc::Receiver<Command>,
     pub live: Option<Live>,
     pub starting: bool,
-    pub last_error: Option<String>,
 }
 
 /// Whether the owner goes on.
@@ -147,7 +149,6 @@ impl Actor {
             status: self.status(),
             pid: self.live.as_ref().map(|live| live.pid),
             agent: self.live.as_ref().and_then(|live| live.agent.clone()),
-            last_error: self.last_error.clone(),
         }
     }
 
@@ -155,6 +156,14 @@ impl Actor {
         let write = doc::put(volatile_key(self.document.uuid), &self.volatile);
         self.shared.store.txn(Txn::new().write(write)).await?;
         Ok(())
+    }
+
+    /// Keeps what went wrong last, for whoever asks later; saved with the other volatile values.
+    fn remember_error(&mut self, error: Option<String>) {
+        match error {
+            Some(error) => self.volatile.values.insert(LAST_ERROR.to_owned(), error),
+            None => self.volatile.values.remove(LAST_ERROR),
+        };
     }
 
     fn emit(&self, action: &'static str) {
@@ -184,13 +193,12 @@ impl Actor {
         match result {
             Ok(live) => {
                 self.live = Some(live);
-                self.last_error = None;
                 self.show();
                 self.emit("instance-started");
                 Ok(())
             }
             Err(e) => {
-                self.last_error = Some(e.to_string());
+                self.remember_error(Some(e.to_string()));
                 if let Err(again) = self.clear_away().await {
                     tracing::warn!(instance = %self.name, "cannot clear away after a failed start: {again}");
                 }
@@ -205,6 +213,7 @@ impl Actor {
         let addresses = nics::invent_addresses(&self.view.borrow())?;
         self.volatile.values.extend(addresses);
         self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        self.remember_error(None);
         self.volatile.last_used_at = Some(Timestamp::now());
         self.save_volatile().await?;
         self.show();
@@ -313,10 +322,10 @@ impl Actor {
     /// Deals with the end of a run. Also called at the daemon's start for a run that ended without it.
     pub(super) async fn ended(&mut self, exit: Exit, stopping: Option<Stopping>) -> Next {
         self.live = None;
-        let cleared = self.clear_away().await;
         let unexpected = matches!(exit.reason, ExitReason::Panic | ExitReason::Error)
             || (exit.reason == ExitReason::Killed && stopping.is_none());
-        self.last_error = unexpected.then(|| exit.message.clone());
+        self.remember_error(unexpected.then(|| exit.message.clone()));
+        let cleared = self.clear_away().await;
         if unexpected {
             tracing::warn!(instance = %self.name, "ended unexpectedly: {}", exit.message);
         }

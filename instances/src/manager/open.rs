@@ -120,7 +120,6 @@ impl Shared {
             commands,
             live,
             starting: false,
-            last_error: None,
         };
         actor.publish().await?;
         let mut found = Found::AsLeft;
@@ -198,6 +197,5 @@ fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Inst
         status: Status::Stopped,
         pid: None,
         agent: None,
-        last_error: None,
     }
 }
