@@ -199,19 +199,19 @@ impl Running {
     }
 
     /// Runs a program to its end.
-    pub fn run(&self, spec: ExecSpec) -> Result<Output, Reply> {
+    pub fn run(&self, spec: ExecSpec) -> Result<Output, Box<Reply>> {
         let input = fs::File::open("/dev/null").unwrap();
         let (connection, mut out, mut err) = self.begin(spec, input.into());
         match connection.recv().unwrap().unwrap() {
             (Reply::ExecStarted { .. }, _) => {}
-            (other, _) => return Err(other),
+            (other, _) => return Err(Box::new(other)),
         }
         let mut output = Output { status: 0, out: String::new(), err: String::new() };
         out.read_to_string(&mut output.out).unwrap();
         err.read_to_string(&mut output.err).unwrap();
         match connection.recv().unwrap().unwrap() {
             (Reply::ExecExited { status }, _) => output.status = status,
-            (other, _) => return Err(other),
+            (other, _) => return Err(Box::new(other)),
         }
         Ok(output)
     }

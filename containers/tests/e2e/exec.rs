@@ -18,8 +18,8 @@ fn the_exit_status_tells_what_became_of_it() {
     for (script, status) in [("true", 0), ("false", 1), ("exit 42", 42), ("kill -9 $$", 137), ("kill -15 $$", 143)] {
         assert_eq!(container.sh(script).status, status, "{script}");
     }
-    let refusal = |command: &str| match container.run(container.exec_spec(&[command])) {
-        Err(Reply::Refused { kind, message }) => {
+    let refusal = |command: &str| match *container.run(container.exec_spec(&[command])).unwrap_err() {
+        Reply::Refused { kind, message } => {
             assert!(message.contains(command), "{message}");
             kind
         }
@@ -32,7 +32,7 @@ fn the_exit_status_tells_what_became_of_it() {
     let mut spec = container.exec_spec(&["true"]);
     spec.cwd = Some("/none".into());
     let refused = container.run(spec).unwrap_err();
-    assert!(matches!(&refused, Reply::Refused { message, .. } if message.contains("/none")), "{refused:?}");
+    assert!(matches!(&*refused, Reply::Refused { message, .. } if message.contains("/none")), "{refused:?}");
 }
 
 #[test]

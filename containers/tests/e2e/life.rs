@@ -130,7 +130,7 @@ fn it_is_paused_and_goes_on() {
     let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     assert_eq!(poll(&mut [PollFd::new(&out, PollFlags::IN)], Some(&time)).unwrap(), 0);
     let refused = container.run(container.exec_spec(&["true"])).unwrap_err();
-    assert!(matches!(refused, Reply::Refused { kind: RefusalKind::Busy, .. }), "{refused:?}");
+    assert!(matches!(*refused, Reply::Refused { kind: RefusalKind::Busy, .. }), "{refused:?}");
     assert!(matches!(container.ask(&Request::Resume), (Reply::Done, _)));
     poll(&mut [PollFd::new(&out, PollFlags::IN)], None).unwrap();
     assert!(matches!(container.ask(&Request::Pause), (Reply::Done, _)));

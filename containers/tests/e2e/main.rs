@@ -5,4 +5,3 @@ mod exec;
 mod files;
 mod life;
 mod security;
-mod systemd;
