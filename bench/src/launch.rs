@@ -104,11 +104,13 @@ impl Server {
     }
 
     fn version(&self) -> Result<String> {
+        if self.label == BERTH {
+            // To its clients it says that it is an LXD.
+            return Ok(env!("CARGO_PKG_VERSION").to_owned());
+        }
         let text = run::output(&mut self.command(&["query", "/1.0"]))?;
         let server: serde_json::Value = serde_json::from_str(&text).context("lxc query /1.0 printed no JSON")?;
-        let environment = &server["environment"];
-        let text = |key: &str| environment[key].as_str().unwrap_or_default().to_owned();
-        Ok(format!("{} {}", text("server"), text("server_version")))
+        Ok(server["environment"]["server_version"].as_str().unwrap_or_default().to_owned())
     }
 
     fn prepare(&self, image: &Path) -> Result<()> {

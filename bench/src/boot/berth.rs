@@ -14,6 +14,8 @@ use super::{Boot, Options, PATIENCE, memory, now};
 use crate::daemon::Daemon;
 
 const NAME: &str = "bench";
+/// Lines of a console that an error shows.
+const CONSOLE_TAIL: usize = 40;
 
 /// A stopped machine, ready to boot.
 pub struct Machine<'a> {
@@ -50,6 +52,13 @@ impl<'a> Machine<'a> {
 
     /// Boots until the agent has greeted, and stops by force.
     pub async fn boot(&self) -> Result<Boot> {
+        let boot = self.boot_once().await;
+        let stopped = self.change(json!({"action": "stop", "force": true})).await;
+        let boot = boot?;
+        stopped.and(Ok(boot))
+    }
+
+    async fn boot_once(&self) -> Result<Boot> {
         let requested = now();
         self.change(json!({"action": "start", "wait": true})).await?;
         let status = self.status().await?;
@@ -58,7 +67,6 @@ impl<'a> Machine<'a> {
             bail!("the guest's console did not show the mark of its first program; do its kernel's arguments hide it?");
         };
         let memory = memory::beside_guest(status.pid, self.memory)?;
-        self.change(json!({"action": "stop", "force": true})).await?;
         Ok(Boot { requested, process: began, user_space, agent, memory })
     }
 
@@ -105,7 +113,7 @@ impl<'a> Machine<'a> {
         };
         let text = read().unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        lines[lines.len().saturating_sub(CONSOLE_TAIL)..].join("\n")
     }
 }
 

@@ -11,7 +11,7 @@ mod qemu;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,7 +26,7 @@ use guest::Guest;
 use qemu::Qemu;
 
 /// Longest boot; generous, for it may be one under emulation on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -72,7 +72,9 @@ impl Boot {
         let mut interval = |measure, from: u64, to: u64| {
             report.add(measure, subject, Unit::Milliseconds, to.saturating_sub(from) as f64 / 1e6);
         };
-        interval("request to process", self.requested, self.process);
+        if self.requested != self.process {
+            interval("request to process", self.requested, self.process);
+        }
         interval("process to user space", self.process, self.user_space);
         interval("user space to agent", self.user_space, self.agent);
         interval("process to agent", self.process, self.agent);
@@ -96,27 +98,32 @@ pub async fn run(options: &Options) -> Result<()> {
         report.fact("qemu", qemu::version()?);
         peers = qemu::usable(&guest, options)?;
     }
+    let mut failures = 0;
     for number in 1..=options.runs {
         run::check_interrupt()?;
-        let boot = machine.boot().await?;
-        show(number, options, BERTH, &boot);
-        boot.report(BERTH, &mut report);
+        let mut take = |subject: &str, boot: Result<Boot>| {
+            let outcome = boot.as_ref().map(|boot| format!("{} ms", (boot.agent - boot.requested) / 1_000_000));
+            let outcome = outcome.unwrap_or_else(|error| format!("failed: {error:#}"));
+            eprintln!("run {number} of {}: {subject}: {outcome}", options.runs);
+            match boot {
+                Ok(boot) => boot.report(subject, &mut report),
+                Err(_) => failures += 1,
+            }
+        };
+        take(BERTH, machine.boot().await);
         for peer in &peers {
             run::check_interrupt()?;
-            let boot = tokio::task::block_in_place(|| peer.boot())?;
-            show(number, options, peer.name(), &boot);
-            boot.report(peer.name(), &mut report);
+            take(peer.name(), tokio::task::block_in_place(|| peer.boot()));
         }
     }
+    if failures == options.runs as usize * (1 + peers.len()) {
+        bail!("no machine came up; the messages above tell why");
+    }
+    report.fact("failed boots", failures);
     drop::<Vec<Qemu>>(peers);
     drop(machine);
     drop(daemon);
     report.finish(&options.output)
-}
-
-fn show(number: u32, options: &Options, subject: &str, boot: &Boot) {
-    let millis = (boot.agent - boot.requested) / 1_000_000;
-    eprintln!("run {number} of {}: {subject}: {millis} ms", options.runs);
 }
 
 /// The clock that the VMM takes its times by.
