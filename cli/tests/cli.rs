@@ -65,6 +65,7 @@ fn serve(stream: UnixStream, answers: &Answers, seen: &Mutex<Vec<(String, String
     reader.read_line(&mut line)?;
     let line = line.rsplit_once(' ').map_or("", |(line, _)| line).to_owned();
     let mut length = 0;
+    let mut chunked = false;
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -73,9 +74,20 @@ fn serve(stream: UnixStream, answers: &Answers, seen: &Mutex<Vec<(String, String
         if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        chunked |= header.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    // What is left unread when the connection is closed would reset it under the client's hands.
+    while chunked {
+        let mut size = String::new();
+        reader.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        let mut chunk = vec![0; size + "\r\n".len()];
+        reader.read_exact(&mut chunk)?;
+        body.extend_from_slice(&chunk[..size]);
+        chunked = size > 0;
+    }
     seen.lock().unwrap().push((line.clone(), String::from_utf8_lossy(&body).into_owned()));
     let missing = (404, envelope("error", 404, "Instance not found", Value::Null));
     let (status, body) = answers.get(&line).unwrap_or(&missing);
