@@ -194,6 +194,17 @@ impl Daemon {
         self.get(&format!("/1.0/instances/{name}"))
     }
 
+    /// Waits until the systemd of a container is up.
+    #[track_caller]
+    pub fn wait_booted(&self, name: &str) {
+        // The first waits for the bus, the second for what systemd still starts.
+        let script = "busctl --watch-bind=yes call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
+                      org.freedesktop.DBus.Peer Ping && systemctl is-system-running --wait";
+        let said = self.berth_args(["exec", name, "--", "sh", "-c", script]).any();
+        let failed = || self.berth_args(["exec", name, "--", "systemctl", "--failed", "--no-legend"]).any().stdout;
+        assert_eq!(said.stdout, "running\n", "{said:?}\n{}", failed());
+    }
+
     /// Process that `info` shows for an instance.
     #[track_caller]
     pub fn instance_pid(&self, name: &str) -> i64 {

@@ -101,8 +101,8 @@ fn mounts(dir: &Path) -> Vec<String> {
     text.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")).collect()
 }
 
-/// Processes that were given the directory.
-fn processes(dir: &Path) -> Vec<(String, String)> {
+/// Ids and command lines of processes that were given the path.
+pub fn processes(dir: &Path) -> Vec<(String, String)> {
     let dir = dir.to_string_lossy().into_owned();
     let own = std::process::id().to_string();
     let entries = std::fs::read_dir("/proc").expect("proc is mounted").flatten();

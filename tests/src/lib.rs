@@ -4,6 +4,7 @@
 //! daemon of its own on a private directory and checks that nothing is left when it ends.
 
 mod daemon;
+mod http;
 mod images;
 mod leftovers;
 mod run;
@@ -11,8 +12,9 @@ mod terminal;
 mod watch;
 
 pub use daemon::{Daemon, Setup, programs};
+pub use http::Reply;
 pub use images::{busybox_image, debian_image};
-pub use leftovers::Leftovers;
+pub use leftovers::{Leftovers, processes};
 pub use run::{Output, Run};
 pub use terminal::Terminal;
 pub use watch::Watch;

@@ -9,8 +9,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// How long a program may run. Generous, for it may run under emulation: only what hangs takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// How long a program may run: `BERTH_TEST_PATIENCE` in seconds. Generous, for it may run under emulation: only what hangs
+/// takes so long.
+pub(crate) fn patience() -> Duration {
+    let given = std::env::var("BERTH_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(given.unwrap_or(600))
+}
 
 /// A program to run.
 pub struct Run {
@@ -131,7 +135,7 @@ fn collect(source: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 pub(crate) fn ends(child: &Child) -> bool {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a child that is not waited for has a pidfd");
-    ready(&pidfd, PATIENCE)
+    ready(&pidfd, patience())
 }
 
 /// Waits until there is something to read; tells whether that came in time.

@@ -2,13 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::run::{PATIENCE, Run, ends, ready};
+use crate::run::{Run, ends, patience, ready};
 
 /// A running program and the terminal it is on.
 pub struct Terminal {
@@ -58,9 +61,37 @@ impl Terminal {
         }
     }
 
+    /// Whether the program has written the text by now, after what was expected last.
+    pub fn saw(&mut self, text: &str) -> bool {
+        while ready(&self.master, Duration::ZERO) && self.more() {}
+        self.seen[self.at..].windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
     /// Types something.
     pub fn send(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes input");
+    }
+
+    /// Types one key after the other, as a person does: each when the program has read the one before.
+    pub fn press(&mut self, keys: &[&str]) {
+        for key in keys {
+            self.send(key);
+            // Nothing tells that input was read; programs read it at once.
+            while self.unread() > 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// How much of what was typed the program has not read yet.
+    fn unread(&self) -> u64 {
+        let name = ptsname(&self.master, Vec::new()).expect("a terminal has a name");
+        let slave = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NOCTTY.bits() as i32)
+            .open(name.to_str().expect("it is ASCII"));
+        // EIO: the program has closed it.
+        slave.map_or(0, |slave| rustix::io::ioctl_fionread(slave).unwrap_or(0))
     }
 
     /// Makes the terminal another size.
@@ -86,7 +117,7 @@ impl Terminal {
     /// Reads on; `false` if nobody has the terminal open any more or nothing came for too long.
     fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        if !ready(&self.master, PATIENCE) {
+        if !ready(&self.master, patience()) {
             return false;
         }
         match self.master.read(&mut buffer) {

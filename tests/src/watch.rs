@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-use crate::run::{PATIENCE, ready};
+use crate::run::{patience, ready};
 
 /// Sees what happens in a directory from its making on.
 pub struct Watch {
@@ -65,7 +65,7 @@ impl Watch {
             if let Some(found) = found {
                 return found;
             }
-            assert!(ready(&self.inotify, PATIENCE), "nothing of what is awaited happened in {}", self.dir.display());
+            assert!(ready(&self.inotify, patience()), "nothing of what is awaited happened in {}", self.dir.display());
         }
     }
 

@@ -7,7 +7,7 @@ fn bad_requests_are_refused_with_a_reason() {
     let daemon = Daemon::with_busybox();
     daemon.berth("init busybox c1").ok();
     for (words, expected) in [
-        ("launch no-such-image c2", vec!["no-such-image", "not found"]),
+        ("launch no-such-image c2", vec!["no image `no-such-image`", "image list"]),
         ("init busybox c1", vec!["c1", "already exists"]),
         ("init busybox bad_name", vec!["bad_name", "alphanumeric"]),
         ("init busybox c2 -c limits.memry=1GiB", vec!["limits.memry", "limits.memory"]),
@@ -24,7 +24,7 @@ fn bad_requests_are_refused_with_a_reason() {
         ("config set c1 nonsense=1", vec!["nonsense"]),
         ("config device add c1 gpu0 gpu", vec!["gpu", "not supported"]),
         ("network delete nosuch", vec!["nosuch", "not found"]),
-        ("image delete nosuch", vec!["nosuch", "not found"]),
+        ("image delete nosuch", vec!["no image `nosuch`"]),
     ] {
         let said = daemon.berth(words).fails();
         for part in expected {

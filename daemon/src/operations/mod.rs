@@ -62,6 +62,11 @@ impl Context {
         self.operation.id()
     }
 
+    /// Who made the operation.
+    pub fn caller(&self) -> &Caller {
+        self.operation.caller()
+    }
+
     /// Sets one key of the metadata.
     pub fn set(&self, key: &str, value: impl Into<Value>) {
         self.merge(Map::from_iter([(key.to_owned(), value.into())]));

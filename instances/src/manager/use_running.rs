@@ -30,7 +30,13 @@ impl Instances {
     /// Attaches to the console of a running instance; with `force` takes it from another client.
     pub async fn console(&self, project: &str, name: &str, force: bool) -> Result<ConsoleSession> {
         let instance = self.running(project, name)?;
-        supervised::console(&self.shared.places(instance.uuid).run_dir, force).await
+        let console = supervised::console(&self.shared.places(instance.uuid).run_dir, force).await;
+        console.map_err(|error| match error {
+            Error::InUse(_) => Error::InUse(format!(
+                "another client is attached to the console of instance \"{name}\"; detach it or attach with --force"
+            )),
+            other => other,
+        })
     }
 
     /// File that holds what the console showed; it may not exist yet.

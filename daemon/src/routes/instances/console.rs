@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::Shared,
-    http::{ApiError, ApiResult, Caller, Json, Query, envelope},
+    http::{ApiError, ApiResult, Caller, Json, Query, envelope, query::url},
     operations::{CONNECT, Class, Expected, Operations, Outcome, Sockets},
 };
 
@@ -61,6 +61,7 @@ async fn attach(
         .cancellable();
     let operations = app.operations.clone();
     let started = operations.spawn_with(spec, sockets, |_| serve(console, size, expected))?;
+    app.happened("instance-console", &url("/1.0/instances", &name, &project), Some(&project), &caller);
     Ok(Operations::reply(&started))
 }
 

@@ -109,7 +109,11 @@ async fn start(app: &App, project: &str, name: &str, program: ExecSpec, context:
             context.set("return", status);
             Err(failure(status).unwrap_or_else(|| ApiError::invalid(message)))
         }
-        other => Ok(other?),
+        other => {
+            let session = other?;
+            app.happened("instance-exec", &url("/1.0/instances", name, project), Some(project), context.caller());
+            Ok(session)
+        }
     }
 }
 

@@ -76,25 +76,34 @@ fn unexpected(session: &FileSession) -> ApiError {
     ApiError::internal(format!("The guest answered something else than was asked for: {session:?}"))
 }
 
-async fn read(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
+async fn read(
+    State(app): State<Shared>,
+    prefix: Prefix,
+    query: Query,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> ApiResult {
     let path = path(&query)?;
-    prefix.find(&app, query.project(), &name)?;
-    match app.instances.file(query.project(), &name, FileRequest::Read { path: path.clone() }).await? {
+    let project = query.project();
+    prefix.find(&app, project, &name)?;
+    let response = match app.instances.file(project, &name, FileRequest::Read { path: path.clone() }).await? {
         FileSession::File { stat, body } => {
             // Files of /proc and the like say 0 and have content; what grows meanwhile ends where it was.
             let (body, length) = match stat.size {
                 0 => (Body::from_stream(ReaderStream::new(body)), None),
                 size => (Body::from_stream(ReaderStream::new(body.take(size))), Some(size)),
             };
-            Ok(describe(envelope::raw(body, length, &base_name(&path)), &stat))
+            describe(envelope::raw(body, length, &base_name(&path)), &stat)
         }
-        FileSession::Directory { stat, entries } => Ok(describe(envelope::sync(entries), &stat)),
+        FileSession::Directory { stat, entries } => describe(envelope::sync(entries), &stat),
         FileSession::Link { stat, target } => {
             let length = target.len() as u64;
-            Ok(describe(envelope::raw(Body::from(target), Some(length), &base_name(&path)), &stat))
+            describe(envelope::raw(Body::from(target), Some(length), &base_name(&path)), &stat)
         }
-        other => Err(unexpected(&other)),
-    }
+        other => return Err(unexpected(&other)),
+    };
+    app.happened("instance-file-retrieved", &url("/1.0/instances", &name, project), Some(project), &caller);
+    Ok(response)
 }
 
 async fn stat(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {

@@ -1,0 +1,72 @@
+//! Requests as no client of ours sends them.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::Value;
+
+use crate::daemon::Daemon;
+use crate::run::patience;
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// Head, as it came.
+    pub head: String,
+    /// Body, as it came.
+    pub body: String,
+}
+
+impl Reply {
+    /// Value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// The body as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
+    }
+
+    /// What the envelope says went wrong.
+    #[track_caller]
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().expect("an envelope has an error").to_owned()
+    }
+}
+
+impl Daemon {
+    /// A connection to its socket.
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.dir().join("unix.socket")).expect("the daemon listens");
+        stream.set_read_timeout(Some(patience())).expect("a socket takes a timeout");
+        stream
+    }
+
+    /// Sends a request and reads the answer until the daemon closes the connection.
+    #[track_caller]
+    pub fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: berth\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        let mut stream = self.connect();
+        stream.write_all((head + "\r\n").as_bytes()).expect("the daemon reads");
+        // It may have refused the head.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the daemon answers and closes");
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("{method} {path} is answered by: {answer}"));
+        Reply { status, head: head.to_owned(), body: body.to_owned() }
+    }
+}
