@@ -45,8 +45,9 @@ impl<'a> Machine<'a> {
     pub async fn first_boot(&self) -> Result<String> {
         self.change(json!({"action": "start", "wait": true})).await?;
         let line = self.daemon.berth(&["exec", NAME, "--", "cat", "/proc/cmdline"])?;
-        // In order, so that the disk that is copied for the peers is whole.
-        self.change(json!({"action": "stop", "timeout": PATIENCE.as_secs()})).await?;
+        // Peers get a copy of the disk. It is left like after each measured boot: not unmounted, but written out.
+        self.daemon.berth(&["exec", NAME, "--", "sync"])?;
+        self.change(json!({"action": "stop", "force": true})).await?;
         Ok(line.trim().to_owned())
     }
 
@@ -84,11 +85,11 @@ impl<'a> Machine<'a> {
         let endpoint = Endpoint::new(&["instances", NAME, "state"]);
         let body = Client::json(&change)?;
         let mut unwatched = |_: &_| ();
-        let change = self.client.run(Method::PUT, &endpoint, body, None, &mut unwatched);
-        let done = tokio::time::timeout(PATIENCE, change).await;
+        let request = self.client.run(Method::PUT, &endpoint, body, None, &mut unwatched);
+        let done = tokio::time::timeout(PATIENCE, request).await;
         done.map_err(|_| anyhow::anyhow!("the machine took longer than {PATIENCE:?}"))
             .and_then(|done| Ok(done?))
-            .with_context(|| format!("end of its console:\n{}", self.console()))?;
+            .with_context(|| format!("{change}; end of its console:\n{}", self.console()))?;
         Ok(())
     }
 
