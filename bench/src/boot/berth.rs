@@ -77,8 +77,8 @@ impl<'a> Machine<'a> {
     }
 
     /// Its disk.
-    pub fn disk(&self) -> PathBuf {
-        self.daemon.dir().join("storage-pools/default/virtual-machines").join(NAME).join("root.img")
+    pub fn disk(&self) -> Result<PathBuf> {
+        Ok(only_entry(&self.daemon.dir().join("storage-pools/default/virtual-machines"))?.join("root.img"))
     }
 
     async fn change(&self, change: serde_json::Value) -> Result<()> {

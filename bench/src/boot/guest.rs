@@ -44,7 +44,8 @@ impl Guest {
         let daemon = machine.daemon();
         let dir = tempfile::Builder::new().prefix("berth-bench").tempdir()?;
         let cache = daemon.dir().join("images/boot-cache");
-        let found = look(&daemon.program("berth-image"), &cache, &machine.disk())?;
+        let disk = machine.disk()?;
+        let found = look(&daemon.program("berth-image"), &cache, &disk)?;
         let place = cache.join(&found.key);
         let guest = Self {
             kernel: dir.path().join("kernel"),
@@ -57,7 +58,7 @@ impl Guest {
         fs::copy(place.join("kernel"), &guest.kernel).context("cannot copy the kernel")?;
         let archive = archive(&daemon.program("berth-agent"), &place, &found)?;
         fs::write(&guest.initrd, archive)?;
-        copy_disk(&machine.disk(), &guest.disk)?;
+        copy_disk(&disk, &guest.disk)?;
         Ok(guest)
     }
 

@@ -92,11 +92,11 @@ pub async fn run(options: &Options) -> Result<()> {
     let machine = Machine::create(&daemon, options)?;
     // The first boot fills caches, and makes what a Debian makes only once.
     let command_line = machine.first_boot().await.context("the first boot")?;
+    let guest = options.vs.is_some().then(|| Guest::of(&machine, &command_line)).transpose()?;
     let mut peers = Vec::new();
-    if let Some(Peer::Qemu) = options.vs {
-        let guest = Guest::of(&machine, &command_line)?;
+    if let (Some(Peer::Qemu), Some(guest)) = (options.vs, &guest) {
         report.fact("qemu", qemu::version()?);
-        peers = qemu::usable(&guest, options)?;
+        peers = qemu::usable(guest, options)?;
     }
     let mut failures = 0;
     for number in 1..=options.runs {
