@@ -27,3 +27,4 @@ pub use manager::{Deps, Instances};
 pub use model::{
     Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StateReport, Status, StopRequest, Update,
 };
+pub use names::check as check_name;

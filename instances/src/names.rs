@@ -29,7 +29,7 @@ pub fn check(name: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("Invalid instance name \"{name}\": {reason}"))
+    Err(format!("Invalid instance name \"{}\": {reason}", name.escape_debug()))
 }
 
 /// Makes a name up that is not `taken`.

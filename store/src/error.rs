@@ -123,6 +123,7 @@ impl StoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             StoreError::InUse { .. } => ErrorKind::Busy,
+            StoreError::Full { .. } => ErrorKind::NoSpace,
             StoreError::Refused(_) => ErrorKind::Invalid,
             StoreError::LeaseGone(_) | StoreError::NewerSchema { .. } | StoreError::NewerDocument { .. } => {
                 ErrorKind::Unavailable

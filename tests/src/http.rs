@@ -50,7 +50,10 @@ impl Daemon {
     /// Sends a request and reads the answer until the daemon closes the connection.
     #[track_caller]
     pub fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: berth\r\nConnection: close\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: berth\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Connection") {
+            head += "Connection: close\r\n";
+        }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -58,11 +61,10 @@ impl Daemon {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         let mut stream = self.connect();
-        stream.write_all((head + "\r\n").as_bytes()).expect("the daemon reads");
-        // It may have refused the head.
-        let _ = stream.write_all(body);
+        // The daemon may refuse it and close before it has read all.
+        let _ = stream.write_all((head + "\r\n").as_bytes()).and_then(|()| stream.write_all(body));
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("the daemon answers and closes");
+        let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());

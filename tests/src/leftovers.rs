@@ -90,7 +90,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Names in a directory, which may be missing.
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -26,7 +26,7 @@ fn networks() {
     run("delete --force c1").ok();
     run(&format!("network set {name} dns.domain=test")).ok();
     assert_eq!(run(&format!("network get {name} dns.domain")).ok(), "test\n");
-    assert!(run(&format!("network create {name}")).fails().contains("already exists"));
+    assert!(run(&format!("network create {name}")).fails().contains("exists already"));
     assert!(run("network create lo").fails().contains("lo"));
     assert!(run(&format!("network set {name} ipv4.nat=perhaps")).fails().contains("ipv4.nat"));
     run(&format!("network delete {name}")).ok();

@@ -6,6 +6,7 @@ mod serve;
 mod session;
 mod stats;
 
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -97,7 +98,7 @@ impl Drop for Container {
             let _ = process::wait(init.pidfd.as_fd());
         }
         if let Err(e) = self.cgroups.remove() {
-            eprintln!("berth-container: {e}; the next start of {} tries again", self.spec.name);
+            complain(&format!("{e}; the next start of {} tries again", self.spec.name));
         }
     }
 }
@@ -158,4 +159,9 @@ fn hand_over(daemon: &Endpoint, container: &Container, netns: &OwnedFd) -> Resul
     }
     let proceed: Option<(Proceed, _)> = daemon.recv().context("hear the daemon")?;
     proceed.map(drop).ok_or_else(|| Error::Handshake("the daemon is gone".into()))
+}
+
+/// Writes a line to the log. That it cannot be written, as on a full disk, must not end the monitor, as `eprintln` would.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "berth-container: {text}");
 }

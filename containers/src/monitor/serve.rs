@@ -10,10 +10,10 @@ use berth_supervisor::transport::{Endpoint, Listener};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::Container;
 use super::console::Terminal;
 use super::session::Session;
 use super::stats::NetworkQuery;
+use super::{Container, complain};
 use crate::error::{Context, Result};
 use crate::process::{self, OwnBinary};
 
@@ -248,7 +248,7 @@ impl Server {
         drop(terminal);
         drop(container);
         if let Err(e) = record::save_exit(&run_dir, &exit) {
-            eprintln!("berth-container: cannot write the reason of the end to {}: {e}", run_dir.display());
+            complain(&format!("cannot write the reason of the end to {}: {e}", run_dir.display()));
         }
         let message = Reply::Event(Event::Exited(exit));
         for subscriber in subscribers {

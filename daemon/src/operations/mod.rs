@@ -182,10 +182,12 @@ impl Operations {
 
     /// One operation.
     pub fn get(&self, id: &str) -> ApiResult<Arc<Operation>> {
-        Uuid::parse_str(id)
-            .ok()
-            .and_then(|id| self.lock().get(&id).cloned())
-            .ok_or_else(|| ApiError::not_found("Operation not found"))
+        Uuid::parse_str(id).ok().and_then(|id| self.lock().get(&id).cloned()).ok_or_else(|| {
+            ApiError::not_found(format!(
+                "Operation \"{}\" not found: it never was, or ended a while ago",
+                id.escape_debug()
+            ))
+        })
     }
 
     /// All operations of a project and of none; `None`: all there are. Oldest first.

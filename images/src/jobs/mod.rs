@@ -64,6 +64,10 @@ fn confined<T: serde::Serialize>(confinement: &Confinement, job: impl FnOnce() -
     let code = confine::run(confinement, || wire::finish(job())).map_err(Failure::from_io("start the confined job"))?;
     match code {
         0 | 1 => Ok(code),
-        signal => Err(Failure::internal(format!("the confined job was ended by signal {}", signal - 128))),
+        signal => Err(Failure::internal(format!(
+            "the confined process that reads the image was ended by signal {}; try again, and look for lack of memory if \
+             it happens again",
+            signal - 128
+        ))),
     }
 }

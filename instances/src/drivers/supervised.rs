@@ -58,7 +58,13 @@ impl Launch {
         let endpoint = AsyncEndpoint::new(ours).map_err(Error::io("watch a socket"))?;
         let mut launch = Self { endpoint, child, name: place.name.to_owned() };
         let start = Start { protocol: PROTOCOL_VERSION, spec };
-        launch.endpoint.send(&start, fds).await.map_err(Error::io("hand over the specification"))?;
+        if let Err(e) = launch.endpoint.send(&start, fds).await {
+            return Err(match e.kind() {
+                // It has ended already.
+                std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => launch.ended_early().await,
+                _ => Error::io("hand over the specification")(e),
+            });
+        }
         match launch.next().await? {
             (Progress::Created { .. }, fds) => Ok((launch, Created { netns: fds.into_iter().next() })),
             (other, _) => Err(launch.unexpected(&other)),
@@ -87,15 +93,18 @@ impl Launch {
                 Err(Error::Runtime(message))
             }
             Ok(Some(message)) => Ok(message),
-            Ok(None) => {
-                let how = self.child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
-                Err(Error::Runtime(format!(
-                    "the supervisor of instance \"{}\" ended early ({how}); its supervisor.log tells why",
-                    self.name
-                )))
-            }
+            Ok(None) => Err(self.ended_early().await),
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => Err(self.ended_early().await),
             Err(e) => Err(Error::io(format!("hear from the supervisor of instance \"{}\"", self.name))(e)),
         }
+    }
+
+    async fn ended_early(&mut self) -> Error {
+        let how = self.child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
+        Error::Runtime(format!(
+            "the supervisor of instance \"{}\" ended early ({how}); its supervisor.log tells why",
+            self.name
+        ))
     }
 
     fn unexpected(&self, message: &Progress) -> Error {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_store::{Outcome, Txn, doc};
+use berth_store::{ErrorKind, Outcome, Txn, doc};
 use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -243,7 +243,14 @@ impl Actor {
         remove_tree(&places.run_dir).await?;
         self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
         self.volatile.values.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
-        self.save_volatile().await
+        match self.save_volatile().await {
+            // It has ended all the same, and perhaps its deletion is what will free space.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(instance = %self.name, "its end is not recorded: {e}");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     async fn stop(&mut self, request: StopRequest, restart: bool, answer: Answer<()>) {
@@ -436,7 +443,11 @@ impl Actor {
             )));
         }
         let document = InstanceDoc { phase: Phase::Deleting, ..self.document.clone() };
-        self.replace(document, self.revision).await?;
+        match self.replace(document, self.revision).await {
+            // Deleting frees space. Without this record, a deletion that is cut off has to be repeated by the user.
+            Err(e) if e.kind() == ErrorKind::NoSpace => tracing::warn!(instance = %self.name, "deleting: {e}"),
+            other => other?,
+        }
         self.shared.remove(&self.project, &self.name, &self.document).await?;
         self.shared.registry().remove(&(self.project.clone(), self.name.clone()));
         self.emit("instance-deleted");

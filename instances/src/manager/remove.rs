@@ -37,7 +37,14 @@ impl Shared {
         if let Some(claim) = claim {
             txn = txn.delete(claim);
         }
-        self.store.txn(txn).await?;
+        match self.store.txn(txn.clone()).await {
+            // Soon there is space: that of the volume.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.pools.settle().await;
+                self.store.txn(txn).await?;
+            }
+            other => drop(other?),
+        }
         Ok(())
     }
 }

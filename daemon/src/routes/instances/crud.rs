@@ -50,7 +50,7 @@ pub async fn create(
 
 async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPost) -> ApiResult<CreateRequest> {
     let name = if post.name.is_empty() { app.instances.free_name(project) } else { post.name };
-    check_name(&name)?;
+    berth_instances::check_name(&name).map_err(ApiError::invalid)?;
     if !post.instance_type.is_empty() {
         return Err(ApiError::invalid(
             "Instance sizes (\"instance_type\") are not supported yet; set limits.cpu and limits.memory instead",
@@ -66,17 +66,6 @@ async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPos
         description: post.description,
         ephemeral: post.ephemeral,
     })
-}
-
-/// LXD's text, which clients look for. All else about names is checked below.
-fn check_name(name: &str) -> ApiResult<()> {
-    if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-        return Ok(());
-    }
-    Err(ApiError::invalid(format!(
-        "Invalid instance name \"{}\": Name can only contain alphanumeric and hyphen characters",
-        name.escape_debug()
-    )))
 }
 
 async fn source(app: &App, project: &str, source: &InstanceSource) -> ApiResult<Source> {
@@ -196,7 +185,7 @@ async fn rename(
     if post.name.is_empty() {
         return Err(ApiError::invalid("No name given: \"name\" is the new name of the instance"));
     }
-    check_name(&post.name)?;
+    berth_instances::check_name(&post.name).map_err(ApiError::invalid)?;
     if app.instances.get(&project, &post.name).is_ok() {
         return Err(ApiError::conflict(format!("Name \"{}\" already in use", post.name)));
     }
