@@ -4,6 +4,7 @@
 //! daemon of its own on a private directory and checks that nothing is left when it ends.
 
 mod daemon;
+pub mod guests;
 mod http;
 mod images;
 mod leftovers;

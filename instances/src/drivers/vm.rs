@@ -231,7 +231,10 @@ fn assemble(
 }
 
 fn command_line(plan: &Plan, boot: &BootFiles) -> String {
-    let mut words = vec![boot.root.clone()];
+    // loglevel=6: what a healthy kernel tells at boot is in its own log; printed on the serial console, each byte of it is
+    // an exit to the VMM, which takes longer than all the rest. Warnings and panics are printed. First, because an image
+    // may want it otherwise.
+    let mut words = vec![boot.root.clone(), "loglevel=6".to_owned()];
     words.extend(boot.kernel_args.iter().cloned());
     words.extend(
         // panic=-1: a guest that panics ends at once, so that its supervisor can tell.
