@@ -16,7 +16,7 @@ const READY: &str = "120";
 const LAB_TIME: Duration = Duration::from_secs(1800);
 /// Waits in a guest until its system bus is there and then until it has booted.
 const BOOTED: &str =
-    "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null && systemctl is-system-running --wait";
+    "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null 2>&1; systemctl is-system-running --wait";
 const FILE: &str = "Carried in and out again.\n";
 
 /// Options of the demo.
