@@ -133,9 +133,14 @@ fn collect(source: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
 
 /// Waits for the end of a child; tells whether it came in time.
 pub(crate) fn ends(child: &Child) -> bool {
+    ends_within(child, patience())
+}
+
+/// Like [`ends`], with a time of the caller's.
+pub(crate) fn ends_within(child: &Child, patience: Duration) -> bool {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a child that is not waited for has a pidfd");
-    ready(&pidfd, patience())
+    ready(&pidfd, patience)
 }
 
 /// Waits until there is something to read; tells whether that came in time.

@@ -2,16 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::run::{Run, ends, patience, ready};
+use crate::run::{Run, ends, ends_within, patience, ready};
 
 /// A running program and the terminal it is on.
 pub struct Terminal {
@@ -72,26 +70,18 @@ impl Terminal {
         self.master.write_all(keys.as_bytes()).expect("the terminal takes input");
     }
 
-    /// Types one key after the other, as a person does: each when the program has read the one before.
-    pub fn press(&mut self, keys: &[&str]) {
-        for key in keys {
-            self.send(key);
-            // Nothing tells that input was read; programs read it at once.
-            while self.unread() > 0 {
-                std::thread::yield_now();
+    /// Types keys one by one until the program ends, as a person does who leaves a console by ctrl-a q: `lxc` takes two
+    /// keys that it reads at once for one, and nothing tells when it has read the first.
+    pub fn press_until_end(&mut self, keys: &[&str]) {
+        let between = Duration::from_millis(200);
+        let tries = patience().as_millis() / between.as_millis();
+        for key in keys.iter().cycle().take(usize::try_from(tries).unwrap_or(usize::MAX)) {
+            // It may have closed the terminal just now.
+            let _ = self.master.write_all(key.as_bytes());
+            if ends_within(&self.child, between) {
+                return;
             }
         }
-    }
-
-    /// How much of what was typed the program has not read yet.
-    fn unread(&self) -> u64 {
-        let name = ptsname(&self.master, Vec::new()).expect("a terminal has a name");
-        let slave = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::NOCTTY.bits() as i32)
-            .open(name.to_str().expect("it is ASCII"));
-        // EIO: the program has closed it.
-        slave.map_or(0, |slave| rustix::io::ioctl_fionread(slave).unwrap_or(0))
     }
 
     /// Makes the terminal another size.

@@ -105,7 +105,7 @@ pub fn console(client: Client) {
     assert!(second.contains("attached to the console of instance \"c1\""), "one at a time: {second}");
     terminal.send("nobody\r");
     terminal.expect("Password:");
-    terminal.press(&["\x01", "q"]);
+    terminal.press_until_end(&["\x01", "q"]);
     assert_eq!(terminal.end().0, 0);
     let log = client.run(&daemon, "console c1 --show-log").ok();
     assert!(log.contains("c1 login:"), "{log}");
