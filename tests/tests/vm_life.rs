@@ -227,7 +227,7 @@ fn the_real_lxc_works_with_it(daemon: &Daemon) {
     daemon.lxc("start l1").ok();
     events.wait_for("instance-started", "l1");
     events.wait_for("instance-ready", "l1");
-    sh(daemon, "l1", "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null");
+    wait_booted(daemon, "l1");
     // Switched off from inside, it stays off.
     daemon.lxc("exec l1 -- systemctl poweroff").any();
     events.wait_for("instance-shutdown", "l1");
