@@ -15,19 +15,20 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Sends a request and content, and gives all frames of the answer.
+/// Sends a request, and its content once the server is ready for it, as the client does; gives all
+/// frames of the answer.
 fn talk(root: &Path, request: FileRequest, content: &[&[u8]]) -> Vec<frame::Frame> {
     let (mut ours, mut theirs) = UnixStream::pair().unwrap();
     let root = root.to_owned();
     let server = thread::spawn(move || serve(&mut theirs, &root));
     frame::write_json(&mut ours, &Request::Files(request)).unwrap();
-    for chunk in content {
-        frame::write(&mut ours, Kind::Data, chunk).unwrap();
-    }
     let mut answer = Vec::new();
-    // A refused write leaves the content unread, which resets the connection after the answer.
-    while let Ok(Some(frame)) = frame::read(&mut ours) {
+    while let Some(frame) = frame::read(&mut ours).unwrap() {
+        let ready = matches!(frame.parse(), Ok(Reply::Ready));
         answer.push(frame);
+        if ready {
+            content.iter().for_each(|chunk| frame::write(&mut ours, Kind::Data, chunk).unwrap());
+        }
     }
     server.join().unwrap().unwrap();
     answer
