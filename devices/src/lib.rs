@@ -5,6 +5,7 @@
 //! | [`bus`] | the trait of what sits on a port or memory bus |
 //! | [`pci`] | configuration space, BARs, MSI-X, the root bus |
 //! | [`virtio`] | the status machine, rings, and the PCI transport |
+//! | [`saved`] | state that outlives the process: sections with kind and version |
 //! | [`worker`] | the thread on which a device runs its queues |
 //! | [`block`], [`net`], [`vsock`], [`rng`] | virtio devices |
 //! | [`serial`], [`rtc`], [`i8042`] | what remains of a PC |
@@ -20,6 +21,7 @@ pub mod net;
 pub mod pci;
 pub mod rng;
 pub mod rtc;
+pub mod saved;
 pub mod serial;
 pub mod virtio;
 pub mod vsock;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_devices::BusDevice;
 use berth_devices::pci::PciRoot;
+use berth_devices::saved::{Sections, StateError};
 
 use crate::memory::{ECAM_SIZE, ECAM_START};
 
@@ -59,6 +60,23 @@ impl Buses {
         let index = self.ports.partition_point(|slot| slot.start <= port).checked_sub(1)?;
         let slot = &self.ports[index];
         (port - slot.start < slot.length).then_some((slot, port - slot.start))
+    }
+
+    /// Holds all devices and adds their state; no CPU runs.
+    pub fn save(&self, sections: &mut Sections) -> Result<(), StateError> {
+        self.ports.iter().try_for_each(|slot| lock(&slot.device).save(sections))?;
+        lock(&self.pci).save(sections)
+    }
+
+    /// Takes the state of the same devices out and continues it, once [`resume`](Self::resume) is called.
+    pub fn restore(&self, sections: &mut Sections) -> Result<(), StateError> {
+        self.ports.iter().try_for_each(|slot| lock(&slot.device).restore(sections))?;
+        lock(&self.pci).restore(sections)
+    }
+
+    /// Lets all held devices go on.
+    pub fn resume(&self) {
+        lock(&self.pci).resume();
     }
 
     /// The guest reads a port.
@@ -117,6 +135,14 @@ mod tests {
         }
         fn write(&mut self, offset: u64, _: &[u8]) {
             self.0.push(offset);
+        }
+
+        fn save(&self, _: &mut Sections) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn restore(&mut self, _: &mut Sections) -> Result<(), StateError> {
+            Ok(())
         }
     }
 

@@ -1,6 +1,7 @@
 //! Sleep and reset registers of the hardware-reduced ACPI model.
 
 use berth_devices::BusDevice;
+use berth_devices::saved::{Sections, StateError};
 
 use crate::machine::{GuestSignal, SignalSender};
 
@@ -54,6 +55,14 @@ impl BusDevice for Power {
             RESET if value == RESET_VALUE => self.signals.send(GuestSignal::Reset),
             _ => {}
         }
+    }
+
+    fn save(&self, _: &mut Sections) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: &mut Sections) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -4,8 +4,10 @@ use std::io;
 
 use super::config::{BlockConfig, Geometry, QUEUE_SIZE};
 use super::engine::BlockEngine;
+use super::saved::SavedBlock;
+use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
-use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
+use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
 use crate::worker::{ThreadKind, ThreadSetup, Worker};
 
 const QUEUES: &[u16] = &[QUEUE_SIZE];
@@ -42,6 +44,18 @@ impl VirtioDevice for Block {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.worker.activate(activation)
+    }
+    fn hold(&mut self) -> Vec<QueuePosition> {
+        self.worker.hold()
+    }
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+    fn save(&self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        sections.add(name, &SavedBlock::of(&self.geometry))
+    }
+    fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        SavedBlock::of(&self.geometry).continue_from(&sections.take(name)?)
     }
     fn reset(&mut self) {
         self.worker.reset();

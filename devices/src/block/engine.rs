@@ -9,7 +9,7 @@ use super::config::Geometry;
 use super::request::{Disk, Request};
 use crate::Memory;
 use crate::limit::Warnings;
-use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, RingError};
+use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, QueuePosition, RingError};
 use crate::worker::{Engine, Events, Poller, event_fd};
 
 /// Requests served before the loop looks at other events.
@@ -60,9 +60,10 @@ impl Engine for BlockEngine {
                 return queue.notify(memory);
             }
             if poller.interrupted() {
-                // The driver resets the device; what is not begun need not be.
+                // The device is reset or held; what is not begun need not be, and is begun when it goes on.
                 queue.undo_pop();
-                return Ok(());
+                queue.kick_again();
+                return queue.notify(memory);
             }
             let written = serve(&self.disk, memory, &self.chain)?;
             queue.push(memory, self.chain.head, written)?;
@@ -72,6 +73,11 @@ impl Engine for BlockEngine {
         }
         queue.kick_again();
         queue.notify(memory)
+    }
+
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError> {
+        // Requests are carried out one by one: between two events none is under way.
+        Ok(self.active.iter().map(|active| active.queue.position(0)).collect())
     }
 
     fn deactivate(&mut self) {

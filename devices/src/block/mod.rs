@@ -4,6 +4,7 @@ mod config;
 mod device;
 mod engine;
 mod request;
+mod saved;
 #[cfg(test)]
 mod tests;
 

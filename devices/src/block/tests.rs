@@ -3,10 +3,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{Block, BlockConfig};
+use crate::saved::StateError;
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, confined, malformed_chains};
+use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
 
 const HEADER: u64 = DATA;
@@ -186,6 +188,52 @@ fn configuration_reads_at_any_width() {
     for (offset, width) in [(0, 1), (3, 2), (7, 4), (58, 8), (61, 4), (u64::MAX, 8)] {
         rig.block.read_config(offset, &mut vec![0; width]);
     }
+}
+
+fn disk(file: &File, readonly: bool) -> Box<Block> {
+    let config = BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly, serial: "1".into() };
+    Box::new(Block::new(config, &confined()).unwrap())
+}
+
+#[test]
+fn a_restored_disk_serves_what_the_saved_one_had_not() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    let mut function = Function::start(disk(&file, false), FLUSH);
+    let write = |function: &mut Function, sector: u64| {
+        function.memory.write_obj(1u32, GuestAddress(HEADER)).unwrap();
+        function.memory.write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
+        function.memory.write_slice(&[sector as u8; 512], GuestAddress(BUFFER)).unwrap();
+        [(HEADER, 16, false), (BUFFER, 512, false), (STATUS, 1, true)]
+    };
+    let chain = write(&mut function, 3);
+    assert_eq!(function.request(0, &chain), 1);
+    function.save();
+    let chain = write(&mut function, 4);
+    function.queues[0].add(&chain);
+    let mut function = function.move_to(disk(&file, false));
+    assert_eq!(function.wait_used(0).1, 1);
+    let chain = write(&mut function, 5);
+    assert_eq!(function.request(0, &chain), 1);
+    let mut data = vec![0; SIZE];
+    (&file).seek(SeekFrom::Start(0)).unwrap();
+    (&file).read_exact(&mut data).unwrap();
+    assert_eq!((data[3 * 512], data[4 * 512], data[5 * 512], data[6 * 512]), (3, 4, 5, 0));
+}
+
+#[test]
+fn a_restored_disk_may_have_grown_but_is_the_same_otherwise() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    let sections = Function::start(disk(&file, false), FLUSH).save();
+    let again =
+        |readonly, features| Function::start(disk(&file, readonly), features).restore(disk(&file, readonly), &sections);
+    file.set_len(2 * SIZE as u64).unwrap();
+    assert!(again(false, FLUSH).is_ok());
+    assert!(matches!(again(true, 0), Err(StateError::Changed { .. })));
+    file.set_len(SIZE as u64 / 2).unwrap();
+    let Err(error) = again(false, FLUSH) else { panic!("a smaller disk was taken") };
+    assert!(error.to_string().contains("size of a disk"), "{error}");
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::BusDevice;
+use crate::saved::{Sections, StateError};
 
 /// Offset of the command and status port 0x64.
 const COMMAND_PORT: u64 = 4;
@@ -32,6 +33,14 @@ impl BusDevice for I8042 {
             // Fails only if the counter is full: then the reset is asked for already.
             let _ = self.reset.write(1);
         }
+    }
+
+    fn save(&self, _sections: &mut Sections) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _sections: &mut Sections) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

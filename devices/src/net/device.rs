@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::config::{FEATURES, NetConfig, QUEUE_SIZE, space};
 use super::engine::NetEngine;
+use super::saved::SavedNet;
 use super::tap::{Link, Tap};
+use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
-use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
+use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
 use crate::worker::{ThreadKind, ThreadSetup, Worker};
 
 const QUEUES: &[u16] = &[QUEUE_SIZE, QUEUE_SIZE];
@@ -56,6 +58,18 @@ impl VirtioDevice for Net {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.worker.activate(activation)
+    }
+    fn hold(&mut self) -> Vec<QueuePosition> {
+        self.worker.hold()
+    }
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+    fn save(&self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        sections.add(name, &SavedNet { mac: self.mac, mtu: self.mtu })
+    }
+    fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        SavedNet { mac: self.mac, mtu: self.mtu }.continue_from(&sections.take(name)?)
     }
     fn reset(&mut self) {
         self.worker.reset();

@@ -10,7 +10,7 @@ use super::receive::Receiver;
 use super::tap::Link;
 use super::transmit::Transmitter;
 use crate::Memory;
-use crate::virtio::{ActivateError, Activation, Interrupt, RingError};
+use crate::virtio::{ActivateError, Activation, Interrupt, QueuePosition, RingError};
 use crate::worker::{Engine, Events, Poller, event_fd};
 
 const RECEIVE_KICK: u64 = 0;
@@ -107,6 +107,11 @@ impl<L: Link> Engine for NetEngine<L> {
             }
         }
         self.update_interest(poller)
+    }
+
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError> {
+        let positions = |active: &Active| [active.receiver.position(), active.transmitter.position()];
+        Ok(self.active.iter().flat_map(positions).collect())
     }
 
     fn deactivate(&mut self) {

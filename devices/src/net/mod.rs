@@ -4,6 +4,7 @@ mod config;
 mod device;
 mod engine;
 mod receive;
+mod saved;
 mod tap;
 #[cfg(test)]
 mod tap_tests;

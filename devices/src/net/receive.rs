@@ -13,7 +13,7 @@ use vm_memory::{Address, Bytes};
 
 use super::config::HEADER;
 use crate::Memory;
-use crate::virtio::{ActiveQueue, Chain, IoVecs, RingError, Segment};
+use crate::virtio::{ActiveQueue, Chain, IoVecs, QueuePosition, RingError, Segment};
 
 /// Frames taken before the loop looks at other events.
 const BUDGET: usize = 128;
@@ -73,6 +73,11 @@ impl Receiver {
     /// Whether the guest must give buffers before the tap is worth polling.
     pub fn starved(&self) -> bool {
         self.starved
+    }
+
+    /// Where the queue stands: buffers that wait for frames are as good as never taken.
+    pub fn position(&self) -> QueuePosition {
+        self.queue.position(self.posted.len() as u16)
     }
 
     /// Takes note of the driver's notification.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::Net;
 use super::tap::Link;
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, confined, malformed_chains};
+use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
 
 const MERGEABLE: u64 = 1 << 15;
@@ -198,6 +198,42 @@ fn configuration_tells_address_mtu_and_link() {
     for offset in [5, 11, 12, u64::MAX] {
         rig.net.read_config(offset, &mut [0; 8]);
     }
+}
+
+/// A card and the other end of its cable.
+fn card(mtu: u16) -> (Box<Net>, UnixDatagram) {
+    let (host, guest) = UnixDatagram::pair().unwrap();
+    guest.set_nonblocking(true).unwrap();
+    host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let cable = Cable { socket: guest, features: Arc::default() };
+    (Box::new(Net::with_link("t", cable, MAC, mtu, &confined()).unwrap()), host)
+}
+
+#[test]
+fn a_restored_card_uses_the_buffers_the_saved_one_had_taken() {
+    let (net, host) = card(1500);
+    let mut function = Function::start(net, MERGEABLE);
+    let heads: Vec<_> = (0..8u64).map(|at| function.queues[0].add(&[(DATA + at * 2048, 2048, true)])).collect();
+    function.kick(0);
+    host.send(&[7; 100]).unwrap();
+    assert_eq!(function.wait_used(0), (heads[0], 100));
+    let (net, host) = card(1500);
+    let mut function = function.move_to(net);
+    host.send(&[8; 100]).unwrap();
+    assert_eq!(function.wait_used(0), (heads[1], 100));
+    let frame = [(DATA + 0x8000, 12, false), (DATA + 0x9000, 60, false)];
+    assert_eq!(function.request(1, &frame), 0);
+    assert_eq!(host.recv(&mut [0; 2048]).unwrap(), 72);
+    assert!(!function.broken());
+}
+
+#[test]
+fn another_mtu_is_refused() {
+    let sections = Function::start(card(1500).0, MERGEABLE).save();
+    let Err(error) = Function::start(card(1500).0, MERGEABLE).restore(card(9000).0, &sections) else {
+        panic!("it was taken")
+    };
+    assert!(error.to_string().contains("MTU"), "{error}");
 }
 
 proptest! {

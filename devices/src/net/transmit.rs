@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::config::{HEADER, MAX_FRAME};
 use crate::Memory;
-use crate::virtio::{ActiveQueue, Chain, IoVecs, RingError};
+use crate::virtio::{ActiveQueue, Chain, IoVecs, QueuePosition, RingError};
 
 /// Frames sent before the loop looks at other events.
 const BUDGET: usize = 128;
@@ -30,6 +30,11 @@ impl Transmitter {
     /// Whether a frame waits for room in the tap.
     pub fn blocked(&self) -> bool {
         self.blocked
+    }
+
+    /// Where the queue stands; a frame that waits for room is as good as never taken.
+    pub fn position(&self) -> QueuePosition {
+        self.queue.position(0)
     }
 
     /// Takes note of the driver's notification.

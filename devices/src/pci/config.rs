@@ -3,6 +3,9 @@
 /// Bytes of a function's configuration space (PCI Express size).
 pub const CONFIG_SIZE: usize = 4096;
 
+/// Bytes that are saved; behind them nothing is writable.
+const SAVED: usize = LAST_CAPABILITY;
+
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR0: usize = 0x10;
@@ -126,6 +129,21 @@ impl ConfigSpace {
             let mask = self.writable[at];
             self.bytes[at] = self.bytes[at] & !mask | byte & mask;
         }
+    }
+
+    /// The registers that a guest can change are among these.
+    pub fn saved(&self) -> Vec<u8> {
+        self.bytes[..SAVED].to_vec()
+    }
+
+    /// Takes over what a guest changed; false if another function wrote `saved`.
+    pub fn restore(&mut self, saved: &[u8]) -> bool {
+        let same = |at: usize| (self.bytes[at] ^ saved[at]) & !self.writable[at] == 0;
+        let fits = saved.len() == SAVED && (0..SAVED).all(same);
+        if fits {
+            self.bytes[..SAVED].copy_from_slice(saved);
+        }
+        fits
     }
 
     /// A 16-bit register.

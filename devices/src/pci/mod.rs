@@ -8,6 +8,8 @@ pub use config::{BarRequest, ConfigSpace, Identity};
 pub use msix::{MsiMessage, Msix, MsixBackend};
 pub use root::{BarListener, PciError, PciRoot};
 
+use crate::saved::{Sections, StateError};
+
 /// A function on the PCI bus.
 ///
 /// The order of calls: [`bars`](Self::bars) and [`set_bar_address`](Self::set_bar_address) by the machine before the
@@ -28,4 +30,11 @@ pub trait PciDevice: Send {
     fn bar_read(&mut self, index: u8, offset: u64, data: &mut [u8]);
     /// Writes `offset` of BAR `index`.
     fn bar_write(&mut self, index: u8, offset: u64, data: &[u8]);
+    /// Holds the device and adds its state; no CPU of the guest runs. It goes on with [`resume`](Self::resume).
+    fn save(&mut self, sections: &mut Sections) -> Result<(), StateError>;
+    /// Takes the state of the same device of another process out and continues it, once [`resume`](Self::resume) is
+    /// called. Comes after the machine placed the BARs, before any CPU runs.
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError>;
+    /// Lets a held device go on.
+    fn resume(&mut self);
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -39,6 +40,14 @@ pub trait MsixBackend: Send {
     fn set_vector(&mut self, vector: u16, message: MsiMessage, masked: bool) -> io::Result<()>;
     /// The eventfd that raises `vector`.
     fn irqfd(&self, vector: u16) -> &EventFd;
+}
+
+/// What outlives the process of a function's MSI-X. The control word is in its configuration space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedMsix {
+    table: Vec<[u8; ENTRY_SIZE]>,
+    pending: Vec<u16>,
 }
 
 /// MSI-X state of one function.
@@ -139,6 +148,27 @@ impl Msix {
         if let Some(index) = changed {
             self.update(index);
         }
+    }
+
+    /// The table, and which of its masked vectors are pending.
+    pub fn saved(&self) -> SavedMsix {
+        let pending = (0..self.table.len()).filter(|vector| self.pending(*vector)).map(|vector| vector as u16);
+        SavedMsix { table: self.table.clone(), pending: pending.collect() }
+    }
+
+    /// Takes the table over while MSI-X is off; false if another function wrote it. Call
+    /// [`set_control`](Self::set_control) next.
+    pub fn restore(&mut self, saved: &SavedMsix) -> bool {
+        let fits = saved.table.len() == self.table.len()
+            && saved.pending.iter().all(|vector| usize::from(*vector) < self.table.len());
+        if fits {
+            self.table.clone_from(&saved.table);
+            for vector in &saved.pending {
+                // A new counter is not full.
+                let _ = self.irqfd(*vector).write(1);
+            }
+        }
+        fits
     }
 
     /// Reads the pending bits: a masked vector is pending while its eventfd was written but not delivered.

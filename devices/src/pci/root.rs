@@ -1,8 +1,10 @@
 //! The root bus: bus 0 with a host bridge at 00:00.0 and up to 31 devices.
 
+use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{BarRequest, ConfigSpace, Identity, PciDevice};
+use crate::saved::{Saved, Sections, StateError};
 
 /// Slots of a bus; slot 0 is the host bridge.
 const SLOTS: usize = 32;
@@ -26,6 +28,23 @@ pub trait BarListener: Send {
     /// BAR `bar` of the device in `slot` decoded at `old` and decodes at `new` now; `None` is nowhere.
     fn moved(&mut self, slot: u8, bar: u8, old: Option<u64>, new: Option<u64>);
 }
+
+/// The bus itself as saved state.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedRoot {
+    slots: usize,
+    bridge: Vec<u8>,
+    address: u32,
+}
+
+impl Saved for SavedRoot {
+    const KIND: &'static str = "pci-root";
+    const VERSION: u32 = 1;
+}
+
+/// Name of the bus in saved state.
+const NAME: &str = "pci";
 
 struct Bar {
     request: BarRequest,
@@ -181,6 +200,35 @@ impl PciRoot {
         }
     }
 
+    /// Holds all devices and adds their state.
+    pub fn save(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        let root = SavedRoot { slots: self.slots.len(), bridge: self.bridge.saved(), address: self.address };
+        sections.add(NAME, &root)?;
+        self.slots.iter_mut().try_for_each(|slot| slot.device.save(sections))
+    }
+
+    /// Takes the state of the same devices out and continues it, once [`resume`](Self::resume) is called.
+    pub fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        let root: SavedRoot = sections.take(NAME)?;
+        StateError::if_changed("number of PCI devices", &root.slots, &self.slots.len())?;
+        if !self.bridge.restore(&root.bridge) {
+            return Err(StateError::payload::<SavedRoot>(NAME, "its host bridge is another one"));
+        }
+        self.address = root.address;
+        for slot in 1..=self.slots.len() as u8 {
+            if let Some(entry) = self.slot(slot) {
+                entry.device.restore(sections)?;
+            }
+            self.refresh(slot);
+        }
+        Ok(())
+    }
+
+    /// Lets all held devices go on.
+    pub fn resume(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.device.resume());
+    }
+
     /// The device, BAR and offset that decode `addr`.
     fn hit(&mut self, addr: u64) -> Option<(&mut dyn PciDevice, u8, u64)> {
         self.slots.iter_mut().find_map(|slot| {
@@ -241,6 +289,13 @@ mod tests {
         fn bar_write(&mut self, _index: u8, _offset: u64, data: &[u8]) {
             self.cell = data[0];
         }
+        fn save(&mut self, _sections: &mut Sections) -> Result<(), StateError> {
+            Ok(())
+        }
+        fn restore(&mut self, _sections: &mut Sections) -> Result<(), StateError> {
+            Ok(())
+        }
+        fn resume(&mut self) {}
     }
 
     fn scratch() -> Box<Scratch> {

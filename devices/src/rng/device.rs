@@ -5,7 +5,10 @@ use std::io;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::Memory;
-use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, RingError, VirtioDevice, device_type};
+use crate::saved::{Sections, StateError};
+use crate::virtio::{
+    ActivateError, Activation, ActiveQueue, Chain, QueuePosition, RingError, VirtioDevice, device_type,
+};
 use crate::worker::{Engine, Events, Poller, ThreadKind, ThreadSetup, Worker, event_fd};
 
 const QUEUES: &[u16] = &[64];
@@ -42,6 +45,19 @@ impl VirtioDevice for Rng {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.worker.activate(activation)
     }
+    fn hold(&mut self) -> Vec<QueuePosition> {
+        self.worker.hold()
+    }
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+    // The driver is told nothing, so there is nothing to keep.
+    fn save(&self, _name: &str, _sections: &mut Sections) -> Result<(), StateError> {
+        Ok(())
+    }
+    fn restore(&mut self, _name: &str, _sections: &mut Sections) -> Result<(), StateError> {
+        Ok(())
+    }
     fn reset(&mut self) {
         self.worker.reset();
     }
@@ -76,6 +92,10 @@ impl Engine for RngEngine {
         }
         queue.kick_again();
         queue.notify(memory)
+    }
+
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError> {
+        Ok(self.active.iter().map(|(_, queue)| queue.position(0)).collect())
     }
 
     fn deactivate(&mut self) {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::Rng;
 use crate::test_utils::hostile::{rings, torment};
-use crate::test_utils::{DATA, Driver, confined, malformed_chains};
+use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
 
 fn start() -> (Rng, Driver) {
@@ -45,6 +45,34 @@ fn nothing_is_written_after_a_reset() {
     rng.reset();
     assert_eq!(driver.queues[0].used(), None);
     assert_eq!(driver.read(DATA, 16), [0; 16]);
+}
+
+#[test]
+fn a_restored_device_goes_on_where_the_saved_one_stood() {
+    let device = || Box::new(Rng::new(&confined()).unwrap());
+    let mut function = Function::start(device(), 0);
+    for _ in 0..100 {
+        assert_eq!(function.request(0, &[(DATA, 8, true)]), 8);
+    }
+    // Made available while the device is held, and its notification lost.
+    function.save();
+    let head = function.queues[0].add(&[(DATA, 16, true)]);
+    let mut function = function.move_to(device());
+    assert_eq!(function.wait_used(0), (head, 16));
+    assert_eq!(function.request(0, &[(DATA, 32, true)]), 32);
+    assert!(!function.broken());
+}
+
+#[test]
+fn a_held_device_goes_on_after_a_save_that_came_to_nothing() {
+    let mut function = Function::start(Box::new(Rng::new(&confined()).unwrap()), 0);
+    function.save();
+    let head = function.queues[0].add(&[(DATA, 16, true)]);
+    function.kick(0);
+    function.save();
+    assert_eq!(function.queues[0].used(), None, "a held device does nothing");
+    crate::pci::PciDevice::resume(&mut function.pci);
+    assert_eq!(function.wait_used(0), (head, 16));
 }
 
 proptest! {

@@ -4,7 +4,10 @@ mod calendar;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use crate::BusDevice;
+use crate::saved::{Saved, Sections, StateError};
 use calendar::Calendar;
 
 const INDEX_PORT: u64 = 0;
@@ -20,6 +23,21 @@ const DIVIDER: u8 = 0x26;
 const HOURS_24: u8 = 0x02;
 /// The battery is good.
 const VALID: u8 = 0x80;
+
+/// Name of the clock in saved state.
+const NAME: &str = "rtc";
+
+/// The clock as saved state.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedRtc {
+    index: u8,
+}
+
+impl Saved for SavedRtc {
+    const KIND: &'static str = "rtc";
+    const VERSION: u32 = 1;
+}
 
 /// A clock that shows the host's time in UTC. Offset 0 is the index port, 1 the data port. What the guest writes is
 /// ignored: the clock follows the host's.
@@ -83,6 +101,17 @@ impl BusDevice for Rtc {
             self.index = value & 0x7f;
         }
     }
+
+    fn save(&self, sections: &mut Sections) -> Result<(), StateError> {
+        sections.add(NAME, &SavedRtc { index: self.index })
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        let saved: SavedRtc = sections.take(NAME)?;
+        // The time that was latched is over.
+        *self = Self { index: saved.index & 0x7f, latched: None };
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +140,22 @@ mod tests {
         assert_eq!(decimal(register(&mut rtc, 8)), u64::from(expected.month));
         assert_eq!(register(&mut rtc, STATUS_D), 0x80);
         assert_eq!(register(&mut rtc, 0x7f), 0);
+    }
+
+    #[test]
+    fn a_restored_clock_has_the_same_register_selected() {
+        let mut rtc = Rtc::new();
+        rtc.write(0, &[STATUS_D]);
+        let mut sections = Sections::new();
+        rtc.save(&mut sections).unwrap();
+        let mut other = Rtc::new();
+        other.restore(&mut sections.clone()).unwrap();
+        let mut again = Sections::new();
+        other.save(&mut again).unwrap();
+        assert_eq!(again, sections);
+        let mut data = [0];
+        other.read(1, &mut data);
+        assert_eq!(data, [VALID]);
     }
 
     #[test]

@@ -8,7 +8,9 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::saved::{NAME, SavedSerial};
 use crate::BusDevice;
+use crate::saved::{Sections, StateError};
 
 /// Registers of a 16550.
 const REGISTERS: u64 = 8;
@@ -40,6 +42,21 @@ impl Port {
         if self.uart.fifo_capacity() == FIFO_SIZE {
             self.refill();
         }
+    }
+
+    /// Becomes the port that was saved; raises its interrupts anew.
+    fn restore(&mut self, saved: SavedSerial) -> Result<(), StateError> {
+        if saved.input.len() > MAX_INPUT {
+            return Err(StateError::payload::<SavedSerial>(NAME, "it holds too much input"));
+        }
+        let irq = || self.uart.interrupt_evt().0.try_clone().map(Irq);
+        let (irq, placeholder) = (irq()?, Uart::new(irq()?, Box::new(io::sink()) as Box<dyn Write + Send>));
+        let out = std::mem::replace(&mut self.uart, placeholder).into_writer();
+        let (state, input) = saved.into_parts();
+        self.uart = Uart::from_state(&state, irq, NoEvents, out)
+            .map_err(|error| StateError::payload::<SavedSerial>(NAME, format!("{error:?}")))?;
+        self.input = input.into();
+        Ok(())
     }
 
     /// Moves waiting input into the FIFO.
@@ -116,5 +133,15 @@ impl BusDevice for Serial {
             let _ = port.uart.write(offset as u8, *value);
             port.refill_if_empty();
         }
+    }
+
+    fn save(&self, sections: &mut Sections) -> Result<(), StateError> {
+        let port = self.lock();
+        sections.add(NAME, &SavedSerial::of(&port.uart.state(), port.input.iter().copied().collect()))
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        let saved: SavedSerial = sections.take(NAME)?;
+        self.lock().restore(saved)
     }
 }

@@ -1,6 +1,7 @@
 //! A 16550 serial port.
 
 mod device;
+mod saved;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::Serial;
 use crate::BusDevice;
+use crate::saved::Sections;
 use crate::test_utils::event_fd;
 
 struct Sink(Sender<u8>);
@@ -83,4 +84,25 @@ fn input_before_the_port_is_opened_is_told_on_opening() {
         count += 1;
     }
     assert_eq!(count, 200);
+}
+
+#[test]
+fn a_restored_port_has_registers_and_input_and_raises_its_interrupt() {
+    let (mut serial, _output, _irq) = port();
+    serial.write(1, &[1]);
+    serial.write(7, &[0x5a]);
+    let typed: Vec<u8> = (0..100).collect();
+    assert_eq!(serial.enqueue(&typed), 100);
+    let mut sections = Sections::new();
+    serial.save(&mut sections).unwrap();
+    let (mut other, output, irq) = port();
+    other.restore(&mut sections.clone()).unwrap();
+    let mut again = Sections::new();
+    other.save(&mut again).unwrap();
+    assert_eq!(again, sections);
+    assert!(irq.read().is_ok(), "received data are told of");
+    assert_eq!(byte(&mut other, 7), 0x5a);
+    assert_eq!((0..100).map(|_| byte(&mut other, 0)).collect::<Vec<_>>(), typed);
+    other.write(0, b"x");
+    assert_eq!(output.try_iter().collect::<Vec<_>>(), b"x");
 }

@@ -1,6 +1,7 @@
 //! A fake driver on real guest memory, and fakes of the seams to the machine.
 
 mod confinement;
+mod function;
 pub mod hostile;
 
 use std::io;
@@ -12,11 +13,12 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use confinement::confined;
+pub use function::Function;
 
 use crate::Memory;
 use crate::pci::{MsiMessage, MsixBackend};
 use crate::virtio::interrupt::{InterruptLine, SharedStatus, Source};
-use crate::virtio::{Activation, ActiveQueue, Interrupt, Kicks};
+use crate::virtio::{Activation, ActiveQueue, Interrupt, Kicks, Start};
 
 /// Longest a test waits for a device.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -236,8 +238,14 @@ impl Driver {
             active.push(ActiveQueue::new(index, queue, kick, interrupt(Source::Queue(index))));
             queues.push(driver);
         }
-        let activation =
-            Activation { memory: memory.clone(), features, queues: active, interrupt: interrupt(Source::Config) };
+        let (start, memory_of_device) = (Start::Fresh, memory.clone());
+        let activation = Activation {
+            start,
+            memory: memory_of_device,
+            features,
+            queues: active,
+            interrupt: interrupt(Source::Config),
+        };
         (Self { memory, queues, line, status }, activation)
     }
 

@@ -1,7 +1,8 @@
 //! The trait of a virtio device and what it gets when the driver is ready.
 
-use super::{ActiveQueue, Interrupt};
+use super::{ActiveQueue, Interrupt, QueuePosition};
 use crate::Memory;
+use crate::saved::{Sections, StateError};
 
 /// Device types of the specification.
 pub mod device_type {
@@ -39,12 +40,33 @@ pub trait VirtioDevice: Send {
     fn write_config(&mut self, offset: u64, data: &[u8]);
     /// The driver is ready. An error makes the device ask for a reset (DEVICE_NEEDS_RESET).
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+    /// The machine is about to be saved, or restored: the device touches nothing of the guest before
+    /// [`resume`](Self::resume). Returns when that is so, with the positions of its queues; none of an active device means
+    /// that it is broken. All other calls may come meanwhile.
+    fn hold(&mut self) -> Vec<QueuePosition>;
+    /// The device goes on after [`hold`](Self::hold).
+    fn resume(&mut self);
+    /// Adds what the driver was told of the device `name`; status, features and queues are saved by others.
+    fn save(&self, name: &str, sections: &mut Sections) -> Result<(), StateError>;
+    /// Takes that out again, on an idle device, and refuses what the device is not any more.
+    fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError>;
     /// Back to idle. Returns when the device's thread let go of queues and memory.
     fn reset(&mut self);
 }
 
+/// How a device came to be active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Its driver set it up.
+    Fresh,
+    /// Its driver set up another one, whose state this one continues. Every queue was notified.
+    Restored,
+}
+
 /// What a device works with until its reset.
 pub struct Activation {
+    /// See [`Start`].
+    pub start: Start,
     /// Guest memory.
     pub memory: Memory,
     /// Features both sides agreed on.

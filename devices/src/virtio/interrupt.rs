@@ -43,6 +43,12 @@ impl SharedStatus {
         self.bits.store(0, Ordering::Release);
     }
 
+    /// Takes over the status byte and the counter of a saved device. No thread of the device may be active.
+    pub(super) fn set(&self, bits: u8, generation: u8) {
+        self.bits.store(bits, Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+    }
+
     /// Counts changes of the configuration.
     pub fn generation(&self) -> u8 {
         self.generation.load(Ordering::Acquire)

@@ -4,6 +4,7 @@ use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
@@ -26,6 +27,18 @@ pub struct ActiveQueue {
     added: Wrapping<u16>,
 }
 
+/// Where the device's side of a queue stands. The driver's side is in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueuePosition {
+    /// Number of the queue.
+    pub index: u16,
+    /// The next entry of the available ring to be taken.
+    pub next_available: u16,
+    /// The next entry of the used ring to be written.
+    pub next_used: u16,
+}
+
 impl ActiveQueue {
     /// Queue `index`; `queue` was validated against guest memory.
     pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, interrupt: Interrupt) -> Self {
@@ -35,6 +48,12 @@ impl ActiveQueue {
     /// Its number.
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// Where it stands, when `kept` of the chains popped last were not given back.
+    pub fn position(&self, kept: u16) -> QueuePosition {
+        let next_available = self.queue.next_avail().wrapping_sub(kept);
+        QueuePosition { index: self.index, next_available, next_used: self.queue.next_used() }
     }
 
     /// Number of descriptors.

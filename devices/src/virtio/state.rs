@@ -17,7 +17,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::{InterruptLine, SharedStatus, Source};
-use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
+use super::{Activation, ActiveQueue, Interrupt, QueuePosition, Start, VirtioDevice};
 use crate::Memory;
 use crate::limit::Warnings;
 
@@ -77,13 +77,17 @@ impl QueueSetup {
         let _ = self.kick.read();
     }
 
-    fn build(&self, memory: &Memory, event_idx: bool) -> Result<Queue, QueueError> {
+    fn build(&self, memory: &Memory, event_idx: bool, position: Option<&QueuePosition>) -> Result<Queue, QueueError> {
         let mut queue = Queue::new(self.max_size)?;
         queue.try_set_size(self.size)?;
         queue.try_set_desc_table_address(GuestAddress(self.descriptors))?;
         queue.try_set_avail_ring_address(GuestAddress(self.available))?;
         queue.try_set_used_ring_address(GuestAddress(self.used))?;
         queue.set_event_idx(event_idx);
+        if let Some(position) = position {
+            queue.set_next_avail(position.next_available);
+            queue.set_next_used(position.next_used);
+        }
         queue.set_ready(true);
         // Address 0 means "never set" to the ring implementation.
         if self.available == 0 || !queue.is_valid(memory) {
@@ -95,15 +99,15 @@ impl QueueSetup {
 
 /// Status, features and queues of a device as its driver sets them up.
 pub struct VirtioState {
-    name: String,
-    device: Box<dyn VirtioDevice>,
+    pub(super) name: String,
+    pub(super) device: Box<dyn VirtioDevice>,
     memory: Memory,
-    line: Arc<dyn InterruptLine>,
-    status: Arc<SharedStatus>,
-    offered: u64,
-    accepted: u64,
-    queues: Vec<QueueSetup>,
-    active: bool,
+    pub(super) line: Arc<dyn InterruptLine>,
+    pub(super) status: Arc<SharedStatus>,
+    pub(super) offered: u64,
+    pub(super) accepted: u64,
+    pub(super) queues: Vec<QueueSetup>,
+    pub(super) active: bool,
     warnings: Warnings,
 }
 
@@ -188,15 +192,16 @@ impl VirtioState {
         self.status.get() & begun == begun && foreign == 0 && modern
     }
 
+    /// Hands the queues to the device; `positions` are those of a restored one.
+    pub(super) fn hand_over(&mut self, start: Start, positions: &[QueuePosition]) -> Result<(), String> {
+        let queues = self.build_queues(positions)?;
+        let (memory, features, interrupt) = (self.memory.clone(), self.accepted, self.interrupt(Source::Config));
+        let activation = Activation { start, memory, features, queues, interrupt };
+        self.device.activate(activation).map_err(|error| error.to_string())
+    }
+
     fn activate(&mut self) {
-        let interrupt = self.interrupt(Source::Config);
-        let result = self.build_queues().and_then(|queues| {
-            let (memory, features) = (self.memory.clone(), self.accepted);
-            self.device
-                .activate(Activation { memory, features, queues, interrupt: interrupt.clone() })
-                .map_err(|error| error.to_string())
-        });
-        match result {
+        match self.hand_over(Start::Fresh, &[]) {
             Ok(()) => {
                 debug!(device = self.name, features = self.accepted, "device is active");
                 self.active = true;
@@ -205,16 +210,18 @@ impl VirtioState {
                 if self.warnings.allowed() {
                     warn!(device = self.name, error, "device could not be activated; it asks the driver for a reset");
                 }
-                interrupt.needs_reset();
+                self.interrupt(Source::Config).needs_reset();
             }
         }
     }
 
-    fn build_queues(&self) -> Result<Vec<ActiveQueue>, String> {
+    fn build_queues(&self, positions: &[QueuePosition]) -> Result<Vec<ActiveQueue>, String> {
         let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, setup) in (0u16..).zip(&self.queues).filter(|(_, setup)| setup.enabled) {
-            let queue = setup.build(&self.memory, event_idx).map_err(|error| format!("queue {index}: {error}"))?;
+            let position = positions.iter().find(|position| position.index == index);
+            let queue =
+                setup.build(&self.memory, event_idx, position).map_err(|error| format!("queue {index}: {error}"))?;
             let kick = setup.kick.clone();
             queues.push(ActiveQueue::new(index, queue, kick, self.interrupt(Source::Queue(index))));
         }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::config::VsockConfig;
 use super::engine::VsockEngine;
+use super::saved::SavedVsock;
+use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
-use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
+use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
 use crate::worker::{ThreadKind, ThreadSetup, Worker};
 
 /// To the guest, from the guest, events.
@@ -55,6 +57,18 @@ impl VirtioDevice for Vsock {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.worker.activate(activation)
+    }
+    fn hold(&mut self) -> Vec<QueuePosition> {
+        self.worker.hold()
+    }
+    fn resume(&mut self) {
+        self.worker.resume();
+    }
+    fn save(&self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        sections.add(name, &SavedVsock { cid: self.cid })
+    }
+    fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
+        sections.take::<SavedVsock>(name).map(drop)
     }
     fn reset(&mut self) {
         self.worker.reset();

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use super::mux::{LISTENER, Mux};
 use super::packet::HEADER;
 use crate::Memory;
-use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, RingError};
+use crate::virtio::{ActivateError, Activation, ActiveQueue, Chain, QueuePosition, RingError, Start};
 use crate::worker::{Engine, Events, Poller, event_fd};
 
 const TO_GUEST: u64 = 0;
 const FROM_GUEST: u64 = 1;
+const EVENTS: u64 = 2;
+/// The event "all connections are gone, and the context id may have changed".
+const TRANSPORT_RESET: u32 = 0;
 /// Packets dealt with before the loop looks at other events.
 const BUDGET: usize = 256;
 
@@ -19,6 +22,9 @@ struct Active {
     memory: Memory,
     to_guest: ActiveQueue,
     from_guest: ActiveQueue,
+    events: ActiveQueue,
+    /// The driver has not been told yet that its connections are gone.
+    owes_reset: bool,
     mux: Mux,
     chain: Chain,
     /// Reading the guest's packets stopped until it takes the answers to earlier ones.
@@ -93,17 +99,44 @@ impl Active {
     }
 }
 
+impl Active {
+    /// Tells the driver that its connections are gone, as soon as it has a buffer for that.
+    fn tell_reset(&mut self) -> Result<(), RingError> {
+        while self.owes_reset {
+            if !self.events.pop(&self.memory, &mut self.chain)? {
+                if self.events.enable_kicks(&self.memory)? {
+                    continue;
+                }
+                break;
+            }
+            let len = self.chain.writable.write(&self.memory, 0, &TRANSPORT_RESET.to_le_bytes())?;
+            self.events.push(&self.memory, self.chain.head, len as u32)?;
+            self.owes_reset = false;
+        }
+        self.events.notify(&self.memory)
+    }
+}
+
 impl Engine for VsockEngine {
     fn activate(&mut self, mut activation: Activation, poller: &Poller) -> Result<(), ActivateError> {
         let to_guest = activation.take_queue(0)?;
         let from_guest = activation.take_queue(1)?;
-        // The event queue tells of migrations only; its buffers stay where they are.
+        let events = activation.take_queue(2)?;
         poller.add(event_fd(to_guest.kick()), TO_GUEST, Events::IN)?;
         poller.add(event_fd(from_guest.kick()), FROM_GUEST, Events::IN)?;
+        poller.add(event_fd(events.kick()), EVENTS, Events::IN)?;
         let mut mux = Mux::new(self.cid, self.path.clone(), self.line_timeout);
         mux.update_listening(&self.listener, poller)?;
-        let memory = activation.memory;
-        self.active = Some(Active { memory, to_guest, from_guest, mux, chain: Chain::default(), held: false });
+        self.active = Some(Active {
+            memory: activation.memory,
+            to_guest,
+            from_guest,
+            events,
+            owes_reset: activation.start == Start::Restored,
+            mux,
+            chain: Chain::default(),
+            held: false,
+        });
         Ok(())
     }
 
@@ -114,6 +147,10 @@ impl Engine for VsockEngine {
             FROM_GUEST => {
                 active.from_guest.clear_kick();
                 active.take(poller)?;
+            }
+            EVENTS => {
+                active.events.clear_kick();
+                active.tell_reset()?;
             }
             LISTENER => active.mux.accept(&self.listener, poller),
             id => active.mux.stream_event(id, events),
@@ -135,6 +172,12 @@ impl Engine for VsockEngine {
         active.mux.expire();
         active.give()?;
         Ok(active.mux.update_listening(&self.listener, poller)?)
+    }
+
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError> {
+        let positions =
+            |active: &Active| [&active.to_guest, &active.from_guest, &active.events].map(|queue| queue.position(0));
+        Ok(self.active.iter().flat_map(positions).collect())
     }
 
     fn deactivate(&mut self) {

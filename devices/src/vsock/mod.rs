@@ -10,6 +10,9 @@
 //!   either:       established ──▶ SHUTDOWN(send) = half closed ──▶ both halves closed ──▶ RST ──▶ gone
 //! ```
 //!
+//! A device that continues a saved one has none of its connections: the driver is sent a transport reset event, on which
+//! it ends them and reads its context id again.
+//!
 //! Back-pressure: what the guest sends is limited by the credit it gets, 128 KiB for each
 //! connection beyond what the unix socket takes; what the host sends stays in its socket until the guest has credit
 //! and buffers for it. Answers to packets that belong to nobody are queued up to a cap; then the guest's sending queue
@@ -21,6 +24,9 @@ mod device;
 mod engine;
 mod mux;
 mod packet;
+mod saved;
+#[cfg(test)]
+mod saved_tests;
 #[cfg(test)]
 mod tests;
 

@@ -23,7 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use poller::{Events, Poller};
 
 use crate::limit::Warnings;
-use crate::virtio::{ActivateError, Activation, Interrupt, RingError};
+use crate::virtio::{ActivateError, Activation, Interrupt, QueuePosition, RingError};
 
 /// What a thread is for; the machine confines each kind with its own filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ pub fn no_setup() -> ThreadSetup {
 /// What a device does on its thread. Calls come from that thread only:
 ///
 /// ```text
-///   idle ──activate──▶ active ──(event | expired)*──▶ active ──deactivate──▶ idle
+///   idle ──activate──▶ active ──(event | expired | quiesce)*──▶ active ──deactivate──▶ idle
 /// ```
 ///
 /// Nothing may wait; what takes long is bounded by a budget, so that a reset is heard of.
@@ -69,6 +69,10 @@ pub trait Engine: Send + 'static {
         let _ = poller;
         Ok(())
     }
+    /// The machine is about to be saved: bring what is under way to its end, and tell where each queue stands, without
+    /// the chains that were taken and not given back. Nothing else is called until the machine goes on, with all
+    /// that the engine has. An idle engine has no queues.
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError>;
     /// Let go of queues, guest memory and connections; the poller is gone already.
     fn deactivate(&mut self);
 }
@@ -82,6 +86,8 @@ const STACK_SIZE: usize = 256 << 10;
 enum Command {
     Activate(Box<Activation>),
     Reset(SyncSender<()>),
+    Hold(SyncSender<Vec<QueuePosition>>),
+    Resume,
 }
 
 /// Handle of a device's thread. Dropping it ends the thread and waits for that.
@@ -130,6 +136,19 @@ impl Worker {
             // An error means that the thread is gone, and its queues with it.
             let _ = wait.recv();
         }
+    }
+
+    /// Holds the thread; returns when it waits for nothing but [`resume`](Self::resume), with the positions of its
+    /// queues. None of an active device means that it is broken. A held thread still takes all other commands.
+    pub fn hold(&self) -> Vec<QueuePosition> {
+        let (answer, positions) = sync_channel(1);
+        if self.send(Command::Hold(answer)) { positions.recv().unwrap_or_default() } else { Vec::new() }
+    }
+
+    /// Lets a held thread go on.
+    pub fn resume(&self) {
+        // Without a thread there is nothing that could go on.
+        let _ = self.send(Command::Resume);
     }
 }
 
@@ -226,14 +245,22 @@ impl<E: Engine> Thread<E> {
         // Before the commands are taken: one that is sent meanwhile sets it again.
         self.interrupted.store(false, Ordering::Release);
         let mut heard = Heard::Nothing;
+        let mut held = false;
         loop {
-            match self.commands.try_recv() {
+            let waited = || self.commands.recv().map_err(|_| TryRecvError::Disconnected);
+            match if held { waited() } else { self.commands.try_recv() } {
                 Ok(Command::Activate(activation)) => self.activate(*activation),
                 Ok(Command::Reset(done)) => {
                     self.stop();
                     // The vCPU that waited may be gone with its machine.
                     let _ = done.send(());
                 }
+                Ok(Command::Hold(answer)) => {
+                    held = true;
+                    // As above.
+                    let _ = answer.send(self.quiesce());
+                }
+                Ok(Command::Resume) => held = false,
                 Err(TryRecvError::Empty) => return heard,
                 Err(TryRecvError::Disconnected) => return Heard::End,
             }
@@ -247,6 +274,14 @@ impl<E: Engine> Thread<E> {
         if let Err(error) = self.engine.activate(activation, &self.poller) {
             self.broken(&error.to_string());
         }
+    }
+
+    fn quiesce(&mut self) -> Vec<QueuePosition> {
+        let positions = self.engine.quiesce();
+        positions.unwrap_or_else(|error| {
+            self.broken(&error.to_string());
+            Vec::new()
+        })
     }
 
     fn broken(&mut self, error: &str) {

@@ -9,6 +9,9 @@ impl Engine for Nothing {
     fn event(&mut self, _: u64, _: Events, _: &Poller) -> Result<(), RingError> {
         Ok(())
     }
+    fn quiesce(&mut self) -> Result<Vec<QueuePosition>, RingError> {
+        Ok(Vec::new())
+    }
     fn deactivate(&mut self) {}
 }
 

@@ -1,5 +1,7 @@
 //! The common configuration structure: fields by offset, whatever width the guest uses.
 
+use serde::{Deserialize, Serialize};
+
 use super::line::MsixLine;
 use crate::virtio::VirtioState;
 use crate::virtio::interrupt::Source;
@@ -8,7 +10,8 @@ use crate::virtio::interrupt::Source;
 pub const SIZE: u64 = 0x38;
 
 /// Selectors of the structure.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Common {
     device_page: u32,
     driver_page: u32,

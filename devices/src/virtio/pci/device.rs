@@ -11,6 +11,7 @@ use super::{BAR, BAR_SIZE, COMMON, DEVICE, ISR, Kicks, MAX_QUEUES, NOTIFY, NOTIF
 use crate::Memory;
 use crate::limit::Warnings;
 use crate::pci::{BarRequest, ConfigSpace, Identity, Msix, MsixBackend, PciDevice, msix};
+use crate::saved::{Sections, StateError};
 use crate::virtio::{VirtioDevice, VirtioState, device_type};
 
 const VENDOR: u16 = 0x1af4;
@@ -26,14 +27,14 @@ const CFG_PCI: u8 = 5;
 
 /// A virtio device on the PCI bus.
 pub struct VirtioPci {
-    config: ConfigSpace,
-    msix: Msix,
+    pub(super) config: ConfigSpace,
+    pub(super) msix: Msix,
     /// Registers of the MSI-X capability and of the access window.
     msix_register: u16,
     pub(super) window_register: u16,
-    common: Common,
-    state: VirtioState,
-    line: Arc<MsixLine>,
+    pub(super) common: Common,
+    pub(super) state: VirtioState,
+    pub(super) line: Arc<MsixLine>,
     kicks: Box<dyn Kicks>,
     /// Address at which each queue's eventfd is registered.
     registered: Vec<Option<u64>>,
@@ -88,7 +89,7 @@ impl VirtioPci {
     }
 
     /// Registers the queues' eventfds where the guest's notifications go now, and nowhere while the device is idle.
-    fn sync_kicks(&mut self) {
+    pub(super) fn sync_kicks(&mut self) {
         let base = self.config.bar_address(BAR).filter(|_| self.state.active());
         for (index, registered) in (0u16..).zip(&mut self.registered) {
             let Some(queue) = self.state.queue(index) else { return };
@@ -113,6 +114,13 @@ impl VirtioPci {
                 }
             }
         }
+    }
+
+    /// Heeds the control word of MSI-X.
+    pub(super) fn sync_msix(&mut self) {
+        let control = self.config.word(self.msix_register + 2);
+        self.msix.set_control(control);
+        self.line.set_enabled(self.msix.enabled());
     }
 
     /// Access to the BAR through configuration space: what the window's registers point at.
@@ -156,9 +164,7 @@ impl PciDevice for VirtioPci {
         {
             self.bar_write(BAR, offset, &data[..len]);
         }
-        let control = self.config.word(self.msix_register + 2);
-        self.msix.set_control(control);
-        self.line.set_enabled(self.msix.enabled());
+        self.sync_msix();
         self.sync_kicks();
     }
 
@@ -203,6 +209,18 @@ impl PciDevice for VirtioPci {
             TABLE..PENDING => self.msix.table_write(offset - TABLE, data),
             _ => {}
         }
+    }
+
+    fn save(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        self.save_function(sections)
+    }
+
+    fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError> {
+        self.restore_function(sections)
+    }
+
+    fn resume(&mut self) {
+        self.state.resume();
     }
 }
 

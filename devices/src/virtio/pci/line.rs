@@ -63,6 +63,23 @@ impl MsixLine {
         self.isr.store(0, Ordering::Release);
     }
 
+    /// The vectors, and the ISR status without clearing it.
+    pub fn saved(&self) -> (Vec<u16>, u8) {
+        let vectors = self.vectors.iter().map(|vector| vector.load(Ordering::Acquire)).collect();
+        (vectors, self.isr.load(Ordering::Acquire))
+    }
+
+    /// Takes vectors and ISR status over; false if another device had them.
+    pub fn restore(&self, vectors: &[u16], isr: u8) -> bool {
+        let fits = |vector: &u16| *vector == NO_VECTOR || usize::from(*vector) < self.irqfds.len();
+        if vectors.len() != self.vectors.len() || !vectors.iter().all(fits) {
+            return false;
+        }
+        self.vectors.iter().zip(vectors).for_each(|(cell, vector)| cell.store(*vector, Ordering::Release));
+        self.isr.store(isr, Ordering::Release);
+        true
+    }
+
     /// Reads, and so clears, the ISR status.
     pub fn take_isr(&self) -> u8 {
         self.isr.swap(0, Ordering::AcqRel)

@@ -14,6 +14,9 @@
 mod common;
 mod device;
 mod line;
+mod saved;
+#[cfg(test)]
+mod saved_tests;
 #[cfg(test)]
 mod tests;
 

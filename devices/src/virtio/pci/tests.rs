@@ -7,9 +7,10 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::pci::{MsixBackend, PciDevice, PciRoot};
 use crate::rng::Rng;
+use crate::saved::{Sections, StateError};
 use crate::test_utils::{DATA, DriverQueue, FakeKicks, FakeMsix, VectorLog, confined, memory, wait_for};
 use crate::virtio::state::status::*;
-use crate::virtio::{ActivateError, Activation, VirtioDevice, device_type};
+use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
 
 const VERSION_1: u64 = 1;
 const ALL: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
@@ -49,6 +50,17 @@ impl VirtioDevice for Probe {
         seen.features = activation.features;
         seen.queues = activation.queues.iter().map(|queue| queue.index()).collect();
         seen.activation = Some(activation);
+        Ok(())
+    }
+    fn hold(&mut self) -> Vec<QueuePosition> {
+        let seen = self.0.lock().unwrap();
+        seen.activation.iter().flat_map(|active| active.queues.iter().map(|queue| queue.position(0))).collect()
+    }
+    fn resume(&mut self) {}
+    fn save(&self, _name: &str, _sections: &mut Sections) -> Result<(), StateError> {
+        Ok(())
+    }
+    fn restore(&mut self, _name: &str, _sections: &mut Sections) -> Result<(), StateError> {
         Ok(())
     }
     fn reset(&mut self) {
