@@ -14,6 +14,7 @@ use crate::{
     http::{ApiResult, Caller, query},
     operations::Operations,
     settings::Settings,
+    warnings::Warnings,
 };
 
 /// What handlers get.
@@ -35,6 +36,8 @@ pub struct App {
     pub instances: Instances,
     /// Configuration of the server.
     pub settings: Settings,
+    /// What needs the administrator.
+    pub warnings: Warnings,
     /// Background work.
     pub operations: Operations,
     /// The stream of events.
@@ -60,13 +63,19 @@ impl App {
 
     /// Tells that a client did something to an object of a project.
     pub fn happened(&self, action: &str, url: &str, project: Option<&str>, caller: &Caller) {
-        self.events.lifecycle(Lifecycle {
-            action,
-            source: url.to_owned(),
-            context: serde_json::Value::Null,
-            requestor: Some(caller),
-            project,
-        });
+        self.happened_with(action, url, project, caller, serde_json::Value::Null);
+    }
+
+    /// Like [`App::happened`], with more about it.
+    pub fn happened_with(
+        &self,
+        action: &str,
+        url: &str,
+        project: Option<&str>,
+        caller: &Caller,
+        context: serde_json::Value,
+    ) {
+        self.events.lifecycle(Lifecycle { action, source: url.to_owned(), context, requestor: Some(caller), project });
     }
 
     /// Forwards what happens to instances, with the client whose operation caused it.
@@ -83,6 +92,11 @@ impl App {
                 Err(RecvError::Closed) => return,
             };
             let source = query::url("/1.0/instances", &event.name, &event.project);
+            if event.action == "instance-deleted"
+                && let Err(error) = self.warnings.forget(&source).await
+            {
+                tracing::warn!(%error, source, "the warnings of a deleted instance stay");
+            }
             let requestor = self.operations.requestor("instances", &source);
             self.events.lifecycle(Lifecycle {
                 action: event.action,

@@ -130,9 +130,9 @@ mod tests {
     fn serve(dir: &Path) {
         let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
-        let mut head = [0; 1024];
-        let n = stream.read(&mut head).unwrap();
-        assert!(head[..n].starts_with(b"GET /internal/ready HTTP/1.1\r\n"));
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "GET /internal/ready HTTP/1.1\r\n");
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     }
 

@@ -14,3 +14,4 @@ pub mod serve;
 pub mod server;
 pub mod settings;
 pub mod sys;
+pub mod warnings;

@@ -14,7 +14,10 @@ use berth_instances::{Deps, Helpers, Instances};
 use berth_network::Networks;
 use berth_storage::Pools;
 use berth_store::Store;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::broadcast,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,12 +27,15 @@ use crate::{
     routes,
     server::{Gate, Server},
     settings::Settings,
+    warnings::{self, Warnings},
 };
 
 /// How long operations may take to end when the daemon stops.
 const OPERATIONS: Duration = Duration::from_secs(30);
 /// How long connections may take after that.
 const CONNECTIONS: Duration = Duration::from_secs(5);
+/// Troubles of instances kept until they are written down.
+const TROUBLES: usize = 256;
 /// Where helper programs lie unless they lie beside the daemon.
 const LIBEXEC: &str = "/usr/libexec/berth";
 
@@ -103,13 +109,22 @@ async fn open(
     events: Events,
     stop: CancellationToken,
 ) -> anyhow::Result<Arc<App>> {
+    let warnings = Warnings::new(store.clone());
     let settings = Settings::open(store.clone()).await.context("cannot read the server configuration")?;
     let pools = Pools::open(store.clone(), dir.clone()).await.context("cannot open the storage pools")?;
+    warnings.take_up_pools(&pools).await.context("cannot keep the warnings of storage pools")?;
     let networks = Networks::open(store.clone(), dir.clone()).await.context("cannot open the networks")?;
+    tokio::spawn(warnings.clone().follow_networks(networks.clone()));
     let images =
         Images::open(store.clone(), dir.clone(), helper("berth-image")).await.context("cannot open the images")?;
     let helpers =
         Helpers { container: helper("berth-container"), vmm: helper("berth-vmm"), agent: helper("berth-agent") };
+    // What the start does again tells again if it still fails.
+    for kind in [warnings::Kind::Autostart, warnings::Kind::Leftover] {
+        warnings.resolve_all(kind).await.context("cannot keep the warnings of instances")?;
+    }
+    let (troubles, told) = broadcast::channel(TROUBLES);
+    tokio::spawn(warnings.clone().follow_instances(told));
     let instances = Instances::open(Deps {
         store: store.clone(),
         pools: pools.clone(),
@@ -117,11 +132,12 @@ async fn open(
         images: images.clone(),
         dir: dir.clone(),
         helpers,
+        troubles,
     })
     .await
     .context("cannot open the instances")?;
     let operations = Operations::new(events.clone());
-    Ok(Arc::new(App { dir, store, pools, networks, images, instances, settings, operations, events, stop }))
+    Ok(Arc::new(App { dir, store, pools, networks, images, instances, settings, warnings, operations, events, stop }))
 }
 
 /// The data directory, made if it is not there. Others may pass through it to volumes, not read it.

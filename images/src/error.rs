@@ -109,9 +109,8 @@ impl Error {
             Self::Changed { .. } => ErrorKind::Changed,
             Self::Invalid(_) | Self::Ambiguous { .. } | Self::Fingerprint { .. } => ErrorKind::Invalid,
             Self::Precondition(_) => ErrorKind::Unavailable,
-            Self::Io { .. } | Self::Helper { .. } | Self::Job(_) | Self::Store(_) | Self::Task(_) => {
-                ErrorKind::Internal
-            }
+            Self::Io { .. } | Self::Helper { .. } | Self::Job(_) | Self::Task(_) => ErrorKind::Internal,
+            Self::Store(e) => e.kind(),
         }
     }
 

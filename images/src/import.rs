@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use berth_store::doc;
-use berth_store::{Outcome, Txn};
+use berth_store::{Admission, Outcome, Txn, admitted, doc};
 use sha2::{Digest, Sha256};
 
 use crate::aliases;
@@ -31,13 +30,14 @@ fn report(progress: &Progress, stage: &str, text: &str) {
 }
 
 impl Images {
-    /// Takes an upload into a project.
+    /// Takes an upload into a project, if that admits it.
     pub async fn import(
         &self,
         project: &str,
         staging: Staging,
         files: ImportFiles,
         options: ImportOptions,
+        admission: &dyn Admission,
         progress: &Progress,
     ) -> Result<ImageInfo> {
         check(&options)?;
@@ -78,7 +78,9 @@ impl Images {
             last_used_at: 0,
             uploaded_at: now(),
         };
-        self.keep(project, &fingerprint, staging, files, &image, &options).await?;
+        // Found out before the files are moved; what counts is the transaction that records the image.
+        admission.admit(size).await?;
+        self.keep(project, &fingerprint, staging, files, (&image, &options, admission)).await?;
         self.get(project, &fingerprint).await
     }
 
@@ -88,13 +90,13 @@ impl Images {
         fingerprint: &str,
         staging: Staging,
         files: ImportFiles,
-        image: &ImageDoc,
-        options: &ImportOptions,
+        record: (&ImageDoc, &ImportOptions, &dyn Admission),
     ) -> Result<()> {
         let _claim = self.inner.claims.take(fingerprint).await;
         let place = self.place(fingerprint);
         blocking(move || settle(staging, &files, &place)).await?;
-        let outcome = self.record(project, fingerprint, image, options).await;
+        let (image, options, admission) = record;
+        let outcome = self.record(project, fingerprint, image, options, admission).await;
         if outcome.is_err() {
             // Another project may have it already: then its files stay.
             self.remove_unused_files(fingerprint).await?;
@@ -102,7 +104,14 @@ impl Images {
         outcome
     }
 
-    async fn record(&self, project: &str, fingerprint: &str, image: &ImageDoc, options: &ImportOptions) -> Result<()> {
+    async fn record(
+        &self,
+        project: &str,
+        fingerprint: &str,
+        image: &ImageDoc,
+        options: &ImportOptions,
+        admission: &dyn Admission,
+    ) -> Result<()> {
         let key = image_key(project, fingerprint);
         let mut txn = Txn::new().absent(key.clone()).write(doc::put(key, image));
         for (name, description) in &options.aliases {
@@ -110,7 +119,8 @@ impl Images {
             let alias = AliasDoc { target: fingerprint.to_owned(), description: description.clone() };
             txn = txn.absent(key.clone()).write(doc::put(key, &alias));
         }
-        let Outcome::Conflict { current } = self.store().txn(txn).await? else { return Ok(()) };
+        let outcome = admitted(self.store(), &txn, admission, image.size).await?;
+        let Outcome::Conflict { current } = outcome else { return Ok(()) };
         // The conditions are in the order in which they were added.
         let project = project.to_owned();
         let taken = options.aliases.iter().zip(current.iter().skip(1)).find(|(_, there)| there.is_some());
@@ -122,7 +132,13 @@ impl Images {
     }
 
     /// Builds an image from a distribution's packages and takes it into a project.
-    pub async fn build(&self, project: &str, request: BuildRequest, progress: &Progress) -> Result<ImageInfo> {
+    pub async fn build(
+        &self,
+        project: &str,
+        request: BuildRequest,
+        admission: &dyn Admission,
+        progress: &Progress,
+    ) -> Result<ImageInfo> {
         build::release(&request.distribution)?;
         if let Some(bad) = request.packages.iter().find(|name| !build::usable_package(name)) {
             return Err(Error::Invalid(format!("\"{bad}\" is no name of a Debian package")));
@@ -150,7 +166,7 @@ impl Images {
             metadata: staging.path().join("metadata.tar"),
             rootfs: Some((staging.path().join("rootfs.squashfs"), RootfsName::Rootfs)),
         };
-        self.import(project, staging, files, options, progress).await
+        self.import(project, staging, files, options, admission, progress).await
     }
 }
 

@@ -95,6 +95,12 @@ impl Images {
         Ok(infos.collect())
     }
 
+    /// Bytes of all images of a project.
+    pub async fn size_of_all(&self, project: &str) -> Result<u64> {
+        let images = doc::list::<ImageDoc>(self.store(), &images_of(project)).await?;
+        Ok(images.iter().map(|(_, image)| image.doc.size).sum())
+    }
+
     /// The image whose fingerprint begins with `prefix`.
     pub async fn get(&self, project: &str, prefix: &str) -> Result<ImageInfo> {
         let (fingerprint, image) = self.find(project, prefix).await?;

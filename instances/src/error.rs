@@ -31,6 +31,9 @@ pub enum Error {
     /// The request makes no sense; the text says what to change.
     #[error("{0}")]
     Invalid(String),
+    /// The project forbids it.
+    #[error("{0}")]
+    Forbidden(String),
     /// The object is in use.
     #[error("{0}")]
     InUse(String),
@@ -92,6 +95,7 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::InUse(_) => ErrorKind::Conflict,
             Self::Invalid(_) | Self::Exec { .. } => ErrorKind::Invalid,
+            Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::Changed { .. } => ErrorKind::Changed,
             Self::State(_) => ErrorKind::Busy,
             Self::Guest(e) => match e.kind {

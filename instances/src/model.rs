@@ -205,3 +205,25 @@ pub struct LifecycleEvent {
     /// More about it.
     pub context: BTreeMap<String, String>,
 }
+
+/// What needs the administrator's eye.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// An instance did not start with the daemon.
+    Autostart,
+    /// Something that failed could not be undone.
+    Leftover,
+}
+
+/// Something about an instance that needs the administrator.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// What it is.
+    pub kind: TroubleKind,
+    /// Project of the instance.
+    pub project: String,
+    /// Its name.
+    pub name: String,
+    /// What happened.
+    pub message: String,
+}

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_store::{Outcome, Store, Txn, doc};
+use berth_store::{Outcome, Store, Txn, admitted, doc};
 
 use crate::devices;
 use crate::documents::{InstanceDoc, ProfileDoc, instances_key, profile_key, profiles_key};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::model::{Config, Devices};
-use crate::projects::{DEFAULT, Feature, Projects};
+use crate::projects::{Change, DEFAULT, Feature, ProfileAdmission, Projects};
 
 /// A profile.
 #[derive(Debug, Clone)]
@@ -90,7 +90,9 @@ impl Profiles {
         let owner = self.projects.owner(project, Feature::Profiles).await?;
         let key = profile_key(&owner, name);
         let document = ProfileDoc { description, config, devices };
-        match self.store.txn(Txn::new().absent(key.clone()).write(doc::put(key, &document))).await? {
+        let txn = Txn::new().absent(key.clone()).write(doc::put(key, &document));
+        let change = Change::Profile { config: &document.config, devices: &document.devices };
+        match admitted(&*self.store, &txn, &self.projects.admission(&owner, change), 0).await? {
             Outcome::Committed { .. } => Ok(()),
             Outcome::Conflict { .. } => Err(exists(project, name)),
         }
@@ -109,7 +111,9 @@ impl Profiles {
         let owner = self.projects.owner(project, Feature::Profiles).await?;
         let key = profile_key(&owner, name);
         let document = ProfileDoc { description, config, devices };
-        match self.store.txn(Txn::new().mod_rev(key.clone(), revision).write(doc::put(key, &document))).await? {
+        let txn = Txn::new().mod_rev(key.clone(), revision).write(doc::put(key, &document));
+        let admission = ProfileAdmission { projects: &self.projects, owner: &owner, name, document: &document };
+        match admitted(&*self.store, &txn, &admission, 0).await? {
             Outcome::Committed { .. } => Ok(()),
             Outcome::Conflict { .. } => Err(Error::Changed { what: "Profile", name: name.to_owned() }),
         }

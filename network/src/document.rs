@@ -1,7 +1,7 @@
 //! What the store knows of networks.
 
 use berth_store::doc::Document;
-use berth_store::{Key, Rev, Store, Txn, doc};
+use berth_store::{Admission, Key, Rev, Store, Txn, admitted, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -90,17 +90,19 @@ pub(crate) async fn get(store: &dyn Store, project: &str, name: &str) -> Result<
     }))
 }
 
-/// Writes a new network and claims its link.
+/// Writes a new network and claims its link, if its project admits it.
 pub(crate) async fn create(
     store: &dyn Store,
     project: &str,
     name: &str,
     network: &NetworkDoc,
+    admission: &dyn Admission,
 ) -> Result<Rev, NetworkError> {
     let claim = LinkClaim { project: project.to_owned() };
     let txn = Txn::new().absent(key(project, name)).absent(claim_key(name));
     let txn = txn.write(doc::put(key(project, name), network)).write(doc::put(claim_key(name), &claim));
-    store.txn(txn).await?.committed().ok_or_else(|| NetworkError::Exists(name.to_owned()))
+    let outcome = admitted(store, &txn, admission, 0).await?;
+    outcome.committed().ok_or_else(|| NetworkError::Exists(name.to_owned()))
 }
 
 /// Writes a changed network.

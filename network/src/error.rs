@@ -12,7 +12,7 @@ pub enum NetworkError {
     #[error("Network {0:?} not found: `network list` shows those there are")]
     NotFound(String),
     /// The name is taken by another network.
-    #[error("Network {0:?} exists already: choose another name")]
+    #[error("Network {0:?} already exists: choose another name")]
     Exists(String),
     /// The name is taken by a link of somebody else.
     #[error("A network interface named {0:?} exists on this host and is not Berth's: choose another name or remove it")]
@@ -104,6 +104,7 @@ impl NetworkError {
                 ErrorKind::Invalid
             }
             NetworkError::NoSubnet { .. } | NetworkError::Unavailable { .. } => ErrorKind::Unavailable,
+            NetworkError::Store(e) => e.kind(),
             _ => ErrorKind::Internal,
         }
     }

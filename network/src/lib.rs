@@ -29,7 +29,7 @@ pub use error::NetworkError;
 pub use leases::{Lease, LeaseKind};
 pub use link::Counters;
 pub use mac::{BadMac, MacAddr};
-pub use manager::{Network, Networks, Warning};
+pub use manager::{Network, Networks};
 pub use nic::{Nic, NicRequest};
 pub use state::{NetworkState, StateAddress};
 pub use subnet::{Net, free_ipv4, free_ipv6};

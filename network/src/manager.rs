@@ -1,11 +1,12 @@
 //! The networks: listed, made, changed and removed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_store::Store;
+use berth_store::{Admission, Always, Store};
 use rtnetlink::packet_route::link::InfoKind;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::config::{self, BridgeSpec, Config, HWADDR};
 use crate::document::{self, NetworkDoc, Settings, Stored};
@@ -41,15 +42,6 @@ pub struct Network {
     pub mod_rev: u64,
 }
 
-/// Something about a network that falls short.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// The network.
-    pub network: String,
-    /// What it is.
-    pub text: String,
-}
-
 /// All networks of this host. Clones share everything.
 #[derive(Clone)]
 pub struct Networks {
@@ -70,7 +62,7 @@ impl Networks {
     /// Takes up the networks; `dir` is the daemon's directory.
     ///
     /// At the first start a default network is made. A network that cannot be brought up does not keep the others from
-    /// working: its status and [`Networks::warnings`] tell why.
+    /// working: its status and [`Networks::watch_warnings`] tell why.
     pub async fn open(store: Arc<dyn Store>, dir: PathBuf) -> Result<Networks, NetworkError> {
         let dir = dir.join("networks");
         let plain = dir.is_absolute() && dir.to_str().is_some_and(|text| !text.contains(['"', '\\', '\n', '#', ',']));
@@ -115,7 +107,7 @@ impl Networks {
     async fn first_start(&self) -> Result<(), NetworkError> {
         for number in 0..ATTEMPTS {
             let name = format!("berthbr{number}");
-            match self.create(DEFAULT_PROJECT, &name, "Default network", Config::new()).await {
+            match self.create(DEFAULT_PROJECT, &name, "Default network", Config::new(), &Always).await {
                 Ok(_) => {
                     let settings = Settings { default: Some(name.clone()) };
                     document::set_settings(&*self.inner.store, &settings).await?;
@@ -139,10 +131,9 @@ impl Networks {
         self.inner.default.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What falls short with networks at present.
-    pub fn warnings(&self) -> Vec<Warning> {
-        let warnings = self.inner.runtime.warnings().into_iter();
-        warnings.map(|(network, text)| Warning { network, text }).collect()
+    /// What falls short with networks, by name: now and, for whoever waits, from now on.
+    pub fn watch_warnings(&self) -> watch::Receiver<BTreeMap<String, String>> {
+        self.inner.runtime.watch()
     }
 
     /// The managed networks of a project, and the host's other links.
@@ -158,6 +149,17 @@ impl Networks {
         Ok(all)
     }
 
+    /// The project of a managed network.
+    pub async fn project_of(&self, name: &str) -> Result<Option<String>, NetworkError> {
+        Ok(document::by_name(&*self.inner.store, name).await?.map(|stored| stored.project))
+    }
+
+    /// Names of the managed networks of a project.
+    pub async fn names(&self, project: &str) -> Result<Vec<String>, NetworkError> {
+        let stored = document::all(&*self.inner.store).await?.into_iter();
+        Ok(stored.filter(|stored| stored.project == project).map(|stored| stored.name).collect())
+    }
+
     /// One network, managed or not.
     pub async fn get(&self, project: &str, name: &str) -> Result<Network, NetworkError> {
         if let Some(stored) = document::get(&*self.inner.store, project, name).await? {
@@ -167,13 +169,15 @@ impl Networks {
         link.as_ref().and_then(unmanaged).ok_or_else(|| NetworkError::NotFound(name.to_owned()))
     }
 
-    /// Makes a network. Addresses that are missing or `auto` are chosen, and then translated to the outside.
+    /// Makes a network, if its project admits it. Addresses that are missing or `auto` are chosen, and then translated
+    /// to the outside.
     pub async fn create(
         &self,
         project: &str,
         name: &str,
         description: &str,
         config: Config,
+        admission: &dyn Admission,
     ) -> Result<Network, NetworkError> {
         let _turn = self.inner.turn().await;
         let inner = &self.inner;
@@ -195,7 +199,7 @@ impl Networks {
             let (config, chosen) = inner.choose(name, &wish).await?;
             let spec = config::parse(name, &config)?;
             let network = NetworkDoc { description: description.to_owned(), config };
-            let mod_rev = document::create(&*inner.store, project, name, &network).await?;
+            let mod_rev = document::create(&*inner.store, project, name, &network, admission).await?;
             match inner.bring_up_new(&spec, chosen).await {
                 Ok(true) => {
                     let (project, name) = (project.to_owned(), name.to_owned());

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::BridgeSpec;
@@ -13,10 +14,36 @@ use crate::dnsmasq::{self, Process};
 /// A dnsmasq that ends sooner than this after its start is not started again: it would only end again.
 const TOO_SOON: Duration = Duration::from_secs(10);
 
+/// What falls short, by the name of the network.
+pub(crate) type Shortcomings = BTreeMap<String, String>;
+
 /// The state of all networks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Runtime {
-    networks: Arc<Mutex<BTreeMap<String, State>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    networks: Mutex<BTreeMap<String, State>>,
+    told: watch::Sender<Shortcomings>,
+}
+
+impl Shared {
+    /// Changes the state and tells what falls short then.
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, State>) -> T) -> T {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut networks);
+        let texts = |state: &State| state.failure.iter().chain(&state.warnings).cloned().collect::<Vec<_>>().join("; ");
+        let now: Shortcomings = networks.iter().map(|(name, state)| (name.clone(), texts(state))).collect();
+        let now = now.into_iter().filter(|(_, text)| !text.is_empty()).collect();
+        self.told.send_if_modified(|told| {
+            let changed = *told != now;
+            *told = now;
+            changed
+        });
+        result
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,63 +64,61 @@ impl Drop for Watcher {
 }
 
 impl Runtime {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, State>> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The network works; its dnsmasq is started again should it end.
     pub(crate) fn up(&self, spec: &BridgeSpec, dir: PathBuf, process: Option<Process>, warnings: Vec<String>) {
         for warning in &warnings {
             tracing::warn!(network = spec.name, "{warning}");
         }
         let watcher = process.map(|process| {
-            let (networks, spec) = (Arc::downgrade(&self.networks), spec.clone());
+            let (shared, spec) = (Arc::downgrade(&self.shared), spec.clone());
             Watcher(tokio::spawn(async move {
                 let problem = keep(&spec, dir, process).await;
                 tracing::error!(network = spec.name, "{problem}");
-                let Some(networks) = networks.upgrade() else { return };
-                let mut networks = networks.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(state) = networks.get_mut(&spec.name) {
-                    state.failure = Some(problem);
-                }
+                let Some(shared) = shared.upgrade() else { return };
+                shared.change(|networks| {
+                    if let Some(state) = networks.get_mut(&spec.name) {
+                        state.failure = Some(problem);
+                    }
+                });
             }))
         });
-        self.lock().insert(spec.name.clone(), State { warnings, failure: None, watcher });
+        self.shared.change(|networks| networks.insert(spec.name.clone(), State { warnings, failure: None, watcher }));
     }
 
     /// The network does not work.
     pub(crate) fn failed(&self, name: &str, reason: String) {
         tracing::error!(network = name, "{reason}");
-        self.lock().insert(name.to_owned(), State { failure: Some(reason), ..State::default() });
+        let state = State { failure: Some(reason), ..State::default() };
+        self.shared.change(|networks| networks.insert(name.to_owned(), state));
     }
 
     /// Nobody looks after the network's dnsmasq any more.
     pub(crate) fn unwatch(&self, name: &str) {
-        if let Some(state) = self.lock().get_mut(name) {
-            state.watcher = None;
-        }
+        self.shared.change(|networks| {
+            if let Some(state) = networks.get_mut(name) {
+                state.watcher = None;
+            }
+        });
     }
 
     /// Nobody looks after any dnsmasq any more.
     pub(crate) fn unwatch_all(&self) {
-        self.lock().values_mut().for_each(|state| state.watcher = None);
+        self.shared.change(|networks| networks.values_mut().for_each(|state| state.watcher = None));
     }
 
     /// The network is gone.
     pub(crate) fn forget(&self, name: &str) {
-        self.lock().remove(name);
+        self.shared.change(|networks| networks.remove(name));
     }
 
     /// Why the network does not work, if it does not.
     pub(crate) fn failure(&self, name: &str) -> Option<String> {
-        self.lock().get(name).and_then(|state| state.failure.clone())
+        self.shared.change(|networks| networks.get(name).and_then(|state| state.failure.clone()))
     }
 
-    /// What falls short, as (network, text).
-    pub(crate) fn warnings(&self) -> Vec<(String, String)> {
-        let networks = self.lock();
-        let texts = |state: &State| state.failure.iter().chain(&state.warnings).cloned().collect::<Vec<_>>();
-        networks.iter().flat_map(|(name, state)| texts(state).into_iter().map(|text| (name.clone(), text))).collect()
+    /// What falls short, now and from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<Shortcomings> {
+        self.shared.told.subscribe()
     }
 }
 

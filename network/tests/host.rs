@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use berth_network::{Config, LeaseKind, MacAddr, Network, NetworkError, Networks, NicRequest};
 use berth_store::mem::MemStore;
-use berth_store::{ErrorKind, Store};
+use berth_store::{Always, ErrorKind, Store};
 
 /// Set inside the namespaces.
 const INSIDE: &str = "BERTH_NETWORK_TEST";
@@ -151,7 +151,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 fn a_container_gets_address_and_name() {
     on_own_host("a_container_gets_address_and_name", || async {
         let (dir, _store, networks) = fresh().await;
-        assert_eq!(networks.warnings(), vec![]);
+        assert!(networks.watch_warnings().borrow().is_empty());
         let name = networks.default_network().unwrap();
         assert_eq!(name, "berthbr0");
         let network = networks.get("default", &name).await.unwrap();
@@ -274,7 +274,7 @@ fn a_restart_disturbs_nothing() {
         sh(&format!("nft delete table inet berth_berthbr0; kill -9 {}; ip link del berthbr0", before.0));
         until("the end of dnsmasq", || !runs(before.0)).await;
         let networks = open(&store, dir.path()).await;
-        assert_eq!(networks.warnings(), vec![]);
+        assert!(networks.watch_warnings().borrow().is_empty());
         assert!(sh("nft list tables").contains("berth_berthbr0"));
         assert!(sh("ip -o link show master berthbr0").contains(&nic.host_name));
         guest.dhcp("eth0");
@@ -293,7 +293,11 @@ fn a_dead_dnsmasq_is_started_again() {
         // Again at once: something is wrong, which is told instead of trying for ever.
         sh(&format!("kill -9 {second}"));
         until("a warning", || {
-            networks.warnings().iter().any(|w| w.text.contains("dnsmasq") && !w.text.contains("as root"))
+            networks
+                .watch_warnings()
+                .borrow()
+                .values()
+                .any(|text| text.contains("dnsmasq") && !text.contains("as root"))
         })
         .await;
         assert_eq!(networks.get("default", "berthbr0").await.unwrap().status, "Unavailable");
@@ -309,8 +313,13 @@ fn a_dead_dnsmasq_is_started_again() {
 fn deleting_leaves_nothing() {
     on_own_host("deleting_leaves_nothing", || async {
         let (dir, store, networks) = fresh().await;
-        let made =
-            networks.create("default", "lab", "mine", config(&[("ipv6.address", "none"), ("dns.domain", "lab")]));
+        let made = networks.create(
+            "default",
+            "lab",
+            "mine",
+            config(&[("ipv6.address", "none"), ("dns.domain", "lab")]),
+            &Always,
+        );
         assert!(!made.await.unwrap().config.contains_key("ipv6.nat"));
         let pids = [pid(dir.path(), "lab"), pid(dir.path(), "berthbr0")];
         for name in ["lab", "berthbr0"] {
@@ -359,7 +368,7 @@ fn two_daemons_share_a_host() {
 fn what_others_have_is_left_alone() {
     on_own_host("what_others_have_is_left_alone", || async {
         let (dir, store, networks) = fresh().await;
-        networks.create("default", "lab", "", config(&[])).await.unwrap();
+        networks.create("default", "lab", "", config(&[]), &Always).await.unwrap();
         drop(networks);
         // As after a reboot on which another daemon was first to take the name.
         sh(&format!("kill {}; ip link del lab; nft delete table inet berth_lab", pid(dir.path(), "lab")));
@@ -368,7 +377,7 @@ fn what_others_have_is_left_alone() {
             .as_str());
         let networks = open(&store, dir.path()).await;
         assert_eq!(networks.get("default", "lab").await.unwrap().status, "Unavailable");
-        assert!(networks.warnings().iter().any(|w| w.network == "lab" && w.text.contains("is not Berth")));
+        assert!(networks.watch_warnings().borrow()["lab"].contains("is not Berth"));
         let guest = Guest::new();
         let error =
             networks.attach_container(&request("lab", "c1"), guest.netns.try_clone().unwrap()).await.unwrap_err();
@@ -411,7 +420,8 @@ fn refusals_leave_nothing() {
     on_own_host("refusals_leave_nothing", || async {
         let (dir, _store, networks) = fresh().await;
         sh("ip link add theirs type veth peer name theirs1");
-        let create = |name: &'static str, pairs: &[(&str, &str)]| networks.create("default", name, "", config(pairs));
+        let create =
+            |name: &'static str, pairs: &[(&str, &str)]| networks.create("default", name, "", config(pairs), &Always);
         assert!(matches!(create("berthbr0", &[]).await, Err(NetworkError::Exists(_))));
         assert!(matches!(create("theirs", &[]).await, Err(NetworkError::LinkTaken(_))));
         assert!(matches!(create("a/b", &[]).await, Err(NetworkError::BadName(_))));
@@ -444,9 +454,8 @@ fn works_without_ipv6_and_in_private_directories() {
         sh(&format!("chmod 700 {}", dir.path().display()));
         let store = Arc::new(MemStore::new());
         let networks = open(&store, &inner).await;
-        let warnings = networks.warnings();
-        assert!(warnings.iter().any(|w| w.text.contains("IPv6 is not available")), "{warnings:?}");
-        assert!(warnings.iter().any(|w| w.text.contains("runs as root")), "{warnings:?}");
+        let warnings = networks.watch_warnings().borrow()["berthbr0"].clone();
+        assert!(warnings.contains("IPv6 is not available") && warnings.contains("runs as root"), "{warnings}");
         let guest = Guest::new();
         networks.attach_container(&request("berthbr0", "c1"), guest.netns.try_clone().unwrap()).await.unwrap();
         guest.dhcp("eth0");
@@ -466,7 +475,7 @@ fn a_host_without_the_programs_still_starts() {
         // SAFETY: as above.
         unsafe { std::env::set_var("PATH", path.unwrap()) };
         assert_eq!(networks.default_network(), None);
-        assert!(networks.warnings().iter().any(|w| w.text.contains("install the package nftables")));
+        assert!(networks.watch_warnings().borrow().values().any(|text| text.contains("install the package nftables")));
         assert!(!sh("ip -o link").contains("berthbr0"));
         // With them in place the next start makes up for it.
         drop(networks);

@@ -14,7 +14,7 @@ pub enum StorageError {
     #[error("Storage pool {0:?} not found: `storage list` shows those there are")]
     PoolNotFound(String),
     /// The name is taken.
-    #[error("Storage pool {0:?} exists already: choose another name")]
+    #[error("Storage pool {0:?} already exists: choose another name")]
     PoolExists(String),
     /// The name cannot be that of a pool or a volume.
     #[error("{0:?} is not a valid name: use up to 255 bytes without '/', not beginning with '.'")]

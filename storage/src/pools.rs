@@ -36,6 +36,8 @@ pub struct Pool {
     pub config: Config,
     /// `Created`, or `Unavailable` when something keeps it from working.
     pub status: String,
+    /// What keeps it from working.
+    pub problem: Option<String>,
     /// Revision of its document.
     pub mod_rev: u64,
 }
@@ -296,10 +298,10 @@ impl Inner {
     }
 
     fn view(&self, name: String, pool: PoolDoc, mod_rev: u64) -> Pool {
-        let works = self.lock().get(&name).is_none_or(|driver| driver.is_ok());
-        let status = if works { "Created" } else { "Unavailable" }.to_owned();
+        let problem = self.lock().get(&name).and_then(|driver| driver.as_ref().err().cloned());
+        let status = if problem.is_none() { "Created" } else { "Unavailable" }.to_owned();
         let PoolDoc { driver, description, config } = pool;
-        Pool { name, driver, description, config, status, mod_rev }
+        Pool { name, driver, description, config, status, problem, mod_rev }
     }
 }
 

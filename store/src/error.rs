@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Invalid,
     /// The object was changed since the client read it.
     Changed,
+    /// A rule that the administrator made forbids it.
+    Forbidden,
     /// Its present state does not allow it.
     Busy,
     /// A disk or quota is full.
@@ -91,6 +93,9 @@ pub enum StoreError {
     /// A transaction goes beyond a limit, or contradicts itself.
     #[error("The transaction is not acceptable: {0}")]
     Refused(String),
+    /// A rule forbids the change; see [`crate::Admission`].
+    #[error("{0}")]
+    NotAdmitted(String),
     /// The lease of a put is gone.
     #[error("Lease {0} has expired: take a new one")]
     LeaseGone(LeaseId),
@@ -125,6 +130,7 @@ impl StoreError {
             StoreError::InUse { .. } => ErrorKind::Busy,
             StoreError::Full { .. } => ErrorKind::NoSpace,
             StoreError::Refused(_) => ErrorKind::Invalid,
+            StoreError::NotAdmitted(_) => ErrorKind::Forbidden,
             StoreError::LeaseGone(_) | StoreError::NewerSchema { .. } | StoreError::NewerDocument { .. } => {
                 ErrorKind::Unavailable
             }

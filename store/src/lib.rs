@@ -11,6 +11,7 @@
 //! [`open`] gives the default engine, SQLite in this process; [`mem::MemStore`] is for tests and is the model that the
 //! other drivers are compared with. [`doc`] puts typed, versioned JSON documents on top.
 
+mod admission;
 mod check;
 pub mod doc;
 mod error;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use admission::{Admission, Always, admitted};
 pub use error::{ErrorKind, StoreError};
 pub use key::Key;
 pub use lease::{Lease, LeaseId};

@@ -119,6 +119,13 @@ impl Txn {
         self.write(Write::Delete(key))
     }
 
+    /// Adds the conditions and writes of another one.
+    pub fn and(mut self, other: Txn) -> Txn {
+        self.when.extend(other.when);
+        self.then.extend(other.then);
+        self
+    }
+
     /// Adds a write, such as [`crate::doc::put`] makes.
     pub fn write(mut self, write: Write) -> Txn {
         self.then.push(write);

@@ -1,8 +1,10 @@
 //! Waiting for something in a directory, by inotify(7).
 
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
@@ -12,6 +14,8 @@ use crate::run::{patience, ready};
 pub struct Watch {
     dir: PathBuf,
     inotify: OwnedFd,
+    /// What happened after what was waited for last.
+    unseen: Mutex<VecDeque<(ReadFlags, String)>>,
 }
 
 impl Watch {
@@ -26,7 +30,7 @@ impl Watch {
             | WatchFlags::DELETE_SELF
             | WatchFlags::ONLYDIR;
         inotify::add_watch(&inotify, &dir, flags).unwrap_or_else(|e| panic!("cannot watch {}: {e}", dir.display()));
-        Self { dir, inotify }
+        Self { dir, inotify, unseen: Mutex::default() }
     }
 
     /// Waits until something appears in the directory. Gives its path.
@@ -49,35 +53,40 @@ impl Watch {
 
     /// Names of all that appeared since the last call.
     pub fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        self.read(|flags, name| {
-            if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
-                names.push(name.to_owned());
-            }
-        });
-        names
+        self.read();
+        let came = ReadFlags::CREATE | ReadFlags::MOVED_TO;
+        std::mem::take(&mut *self.unseen())
+            .into_iter()
+            .filter_map(|(flags, name)| flags.intersects(came).then_some(name))
+            .collect()
     }
 
     fn wait<T>(&self, mut wanted: impl FnMut(ReadFlags, &str) -> Option<T>) -> T {
         loop {
-            let mut found = None;
-            self.read(|flags, name| found = found.take().or_else(|| wanted(flags, name)));
-            if let Some(found) = found {
-                return found;
+            self.read();
+            loop {
+                let Some((flags, name)) = self.unseen().pop_front() else { break };
+                if let Some(found) = wanted(flags, &name) {
+                    return found;
+                }
             }
             assert!(ready(&self.inotify, patience()), "nothing of what is awaited happened in {}", self.dir.display());
         }
     }
 
+    fn unseen(&self) -> MutexGuard<'_, VecDeque<(ReadFlags, String)>> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads what there is.
-    fn read(&self, mut each: impl FnMut(ReadFlags, &str)) {
+    fn read(&self) {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         loop {
             match reader.next() {
                 Ok(event) => {
                     let name = event.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-                    each(event.events(), &name);
+                    self.unseen().push_back((event.events(), name.into_owned()));
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => return,
                 Err(rustix::io::Errno::INTR) => {}

@@ -1,4 +1,4 @@
-//! Networks, operations, projects, entity tags, completion and the looks of lists.
+//! Networks, operations, entity tags, completion and the looks of lists.
 
 use berth_tests::{Daemon, Run, Terminal, programs};
 use serde_json::json;
@@ -26,7 +26,7 @@ fn networks() {
     run("delete --force c1").ok();
     run(&format!("network set {name} dns.domain=test")).ok();
     assert_eq!(run(&format!("network get {name} dns.domain")).ok(), "test\n");
-    assert!(run(&format!("network create {name}")).fails().contains("exists already"));
+    assert!(run(&format!("network create {name}")).fails().contains("already exists"));
     assert!(run("network create lo").fails().contains("lo"));
     assert!(run(&format!("network set {name} ipv4.nat=perhaps")).fails().contains("ipv4.nat"));
     run(&format!("network delete {name}")).ok();
@@ -49,32 +49,6 @@ fn operations() {
     assert_ne!(program.end().0, 0, "the program dies with its operation");
     assert!(!daemon.berth("exec c1 -- ps").ok().contains("sleep 600"), "it is gone");
     assert!(daemon.berth("operation show nosuch").fails().contains("nosuch"));
-    daemon.finish();
-}
-
-#[test]
-fn projects_are_apart() {
-    let daemon = Daemon::with_busybox();
-    let run = |words: &str| daemon.berth(words);
-    run("init busybox c1").ok();
-    run("project create web").ok();
-    assert_eq!(run("--project web list --format csv").ok(), "");
-    assert!(run("--project web init busybox c1").fails().contains("busybox"), "its images are its own");
-    run("project create shared --config features.images=false --config features.profiles=false").ok();
-    run("--project shared init busybox c1").ok();
-    let all = run("list --all-projects --format csv --columns en").ok();
-    assert_eq!(all, "default,c1\nshared,c1\n");
-    assert_eq!(daemon.get("/1.0/instances?project=shared"), json!(["/1.0/instances/c1?project=shared"]));
-    assert_eq!(daemon.get("/1.0/instances?project=nosuch"), json!([]));
-    let said = daemon.http("GET", "/1.0/instances?project=web&all-projects=true", &[], b"");
-    assert_eq!((said.status, &*said.error()), (400, "Cannot specify a project when requesting all projects"));
-    assert!(run("project delete shared").fails().contains("shared"), "it is not empty");
-    run("--project shared start c1").ok();
-    run("start c1").ok();
-    assert_eq!(run("--project shared exec c1 -- hostname").ok(), "c1\n");
-    run("--project shared delete --force c1").ok();
-    run("project delete shared").ok();
-    run("project delete web").ok();
     daemon.finish();
 }
 

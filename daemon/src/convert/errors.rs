@@ -9,6 +9,7 @@ fn code(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::Conflict | ErrorKind::Busy => StatusCode::CONFLICT,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         ErrorKind::Invalid => StatusCode::BAD_REQUEST,
         ErrorKind::Changed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,

@@ -38,13 +38,8 @@ impl Users {
     }
 
     fn owner<'a>(&self, project: &'a str, feature: Feature) -> &'a str {
-        let key = match feature {
-            Feature::Images => "features.images",
-            Feature::Profiles => "features.profiles",
-            Feature::Networks => "features.networks",
-        };
-        let own = self.projects.get(project).and_then(|p| p.config.get(key));
-        if own.is_some_and(|value| crate::http::query::is_true(value)) { project } else { DEFAULT }
+        let own = self.projects.get(project).is_some_and(|p| p.has(feature));
+        if own { project } else { DEFAULT }
     }
 
     /// Users of a profile of the project that holds it.
@@ -81,18 +76,6 @@ impl Users {
         let instances = self.instances.iter().filter(|i| instance(i)).map(|i| instance_url(i));
         let profiles = self.profiles.iter().filter(|(project, p)| profile(project, p));
         instances.chain(profiles.map(|(project, p)| url("/1.0/profiles", &p.name, project))).collect()
-    }
-
-    /// What a project holds, apart from images and networks.
-    pub fn of_project(&self, name: &str) -> Vec<String> {
-        let instances = self.instances.iter().filter(|i| i.project == name).map(|i| instance_url(i));
-        let profiles = self.profiles.iter().filter(|(project, _)| project == name);
-        instances.chain(profiles.map(|(project, p)| url("/1.0/profiles", &p.name, project))).collect()
-    }
-
-    /// Instances of a project.
-    pub fn instances_of(&self, project: &str) -> impl Iterator<Item = &Arc<Instance>> {
-        self.instances.iter().filter(move |i| i.project == project)
     }
 }
 

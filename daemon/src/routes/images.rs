@@ -11,7 +11,7 @@ use axum::{
 };
 use berth_api::images::{ImagePut, ImagesPost, ImagesPostSource};
 use berth_images::{BuildRequest, ExportFiles, ImageInfo, ImageUpdate};
-use berth_instances::projects::Feature;
+use berth_instances::projects::{Change, Feature};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
@@ -68,7 +68,9 @@ async fn create(
     let operations = app.operations.clone();
     operations.accept(spec, |context| async move {
         let progress = convert::progress(context, "import_progress");
-        let image = app.images.import(&owner, upload.staging, upload.files, upload.options, &progress).await?;
+        let admission = app.instances.projects().admission(&owner, Change::Image);
+        let (staging, files, options) = (upload.staging, upload.files, upload.options);
+        let image = app.images.import(&owner, staging, files, options, &admission, &progress).await?;
         app.happened("image-created", &url(BASE, &image.fingerprint, &owner), Some(&owner), &caller);
         Ok(result(&image))
     })
@@ -107,7 +109,9 @@ fn from_source(app: Shared, owner: String, caller: &Caller, post: ImagesPost) ->
     let spec = Spec::new("Building image", Some(&owner), &caller);
     let operations = app.operations.clone();
     operations.accept(spec, |context| async move {
-        let image = app.images.build(&owner, request, &convert::progress(context, "build_progress")).await?;
+        let progress = convert::progress(context, "build_progress");
+        let admission = app.instances.projects().admission(&owner, Change::Image);
+        let image = app.images.build(&owner, request, &admission, &progress).await?;
         app.happened("image-created", &url(BASE, &image.fingerprint, &owner), Some(&owner), &caller);
         Ok(result(&image))
     })

@@ -6,7 +6,7 @@ use axum::{
     routing::get,
 };
 use berth_api::networks::{NetworkPost, NetworkPut, NetworksPost};
-use berth_instances::projects::Feature;
+use berth_instances::projects::{Change, Feature};
 use berth_network::Network;
 use http::HeaderMap;
 use serde_json::json;
@@ -55,7 +55,8 @@ async fn create(State(app): State<Shared>, query: Query, caller: Caller, Json(po
         )));
     }
     let owner = app.owner(query.project(), Feature::Networks).await?;
-    app.networks.create(&owner, &post.name, &post.description, post.config).await?;
+    let admission = app.instances.projects().admission(&owner, Change::Network);
+    app.networks.create(&owner, &post.name, &post.description, post.config, &admission).await?;
     let location = url(BASE, &post.name, &owner);
     app.happened("network-created", &location, Some(&owner), &caller);
     Ok(envelope::created(&location))

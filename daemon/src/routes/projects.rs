@@ -1,24 +1,25 @@
 //! `/1.0/projects`.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Router,
     extract::{Path, State},
     routing::get,
 };
-use berth_api::projects::{Project as WireProject, ProjectPut, ProjectState, ProjectStateResource, ProjectsPost};
-use berth_instances::{Kind, projects::Project};
+use berth_api::projects::{
+    Project as WireProject, ProjectPost, ProjectPut, ProjectState, ProjectStateResource, ProjectsPost,
+};
+use berth_instances::projects::{Object, Project, Usage};
 use http::HeaderMap;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::{
     app::{App, Shared},
-    convert::{patched, used_by::Users},
+    convert::patched,
     http::{
-        ApiError, ApiResult, Caller, Json, Query, body, envelope, etag,
+        ApiResult, Caller, Json, Query, body, envelope, etag,
         query::{DEFAULT_PROJECT, render_list, url},
     },
+    operations::Spec,
 };
 
 const BASE: &str = "/1.0/projects";
@@ -48,19 +49,22 @@ fn location(name: &str) -> String {
     url(BASE, name, DEFAULT_PROJECT)
 }
 
-async fn used_by(app: &App, users: &Users, name: &str) -> ApiResult<Vec<String>> {
-    let mut used_by = users.of_project(name);
-    used_by.extend(app.images.list(name).await?.iter().map(|image| url("/1.0/images", &image.fingerprint, name)));
-    let networks = app.networks.list(name).await?;
-    used_by.extend(networks.iter().filter(|n| n.managed).map(|network| url("/1.0/networks", &network.name, name)));
-    Ok(used_by)
+/// URLs of what a project holds.
+async fn used_by(app: &App, name: &str) -> ApiResult<Vec<String>> {
+    let contents = app.instances.projects().contents(name).await?;
+    let url_of = |object: &Object| match object {
+        Object::Instance(instance) => url("/1.0/instances", instance, name),
+        Object::Image(fingerprint) => url("/1.0/images", fingerprint, name),
+        Object::Profile(profile) => url("/1.0/profiles", profile, name),
+        Object::Network(network) => url("/1.0/networks", network, name),
+    };
+    Ok(contents.iter().map(url_of).collect())
 }
 
 async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
-    let users = Users::read(&app).await?;
     let mut items = Vec::new();
     for project in app.instances.projects().list().await? {
-        let used_by = used_by(&app, &users, &project.name).await?;
+        let used_by = used_by(&app, &project.name).await?;
         items.push((location(&project.name), json!(wire(&project, used_by))));
     }
     Ok(envelope::sync(render_list(&query, items)?))
@@ -75,7 +79,7 @@ async fn create(State(app): State<Shared>, caller: Caller, Json(post): Json<Proj
 
 async fn show(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult {
     let project = app.instances.projects().get(&name).await?;
-    let used_by = used_by(&app, &Users::read(&app).await?, &name).await?;
+    let used_by = used_by(&app, &name).await?;
     Ok(envelope::tagged(wire(&project, used_by), &etag::of(&fields(&project))))
 }
 
@@ -111,11 +115,21 @@ async fn patch(
     write(&app, &project, patched(&current, &bytes)?, &caller).await
 }
 
-async fn rename(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult {
+async fn rename(
+    State(app): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+    Json(post): Json<ProjectPost>,
+) -> ApiResult {
     app.instances.projects().get(&name).await?;
-    Err(ApiError::invalid(format!(
-        "Project \"{name}\" cannot be renamed: this version does not support it; create another project instead"
-    )))
+    let spec = Spec::new("Renaming project", None, &caller);
+    let operations = app.operations.clone();
+    operations.accept(spec, |_| async move {
+        app.instances.projects().rename(&name, &post.name).await?;
+        let context = json!({"old_name": name});
+        app.happened_with("project-renamed", &location(&post.name), Some(&post.name), &caller, context);
+        Ok(Map::new())
+    })
 }
 
 async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Caller) -> ApiResult {
@@ -125,21 +139,12 @@ async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Cal
 }
 
 async fn state(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult {
-    app.instances.projects().get(&name).await?;
-    let users = Users::read(&app).await?;
-    let of_kind = |kind| users.instances_of(&name).filter(|i| i.kind == kind).count();
-    let networks = app.networks.list(&name).await?.iter().filter(|n| n.managed).count();
-    let usage = [
-        ("containers", of_kind(Kind::Container)),
-        ("instances", users.instances_of(&name).count()),
-        ("networks", networks),
-        ("virtual-machines", of_kind(Kind::VirtualMachine)),
-    ];
-    // There are no limits on projects yet: -1 is the wire's "none".
-    let resource = |(key, count): (&str, usize)| {
-        let usage = i64::try_from(count).unwrap_or(i64::MAX);
-        (key.to_owned(), ProjectStateResource { limit: -1, usage })
+    // The wire's "none" is -1.
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let resource = |usage: Usage| {
+        let limit = usage.limit.map_or(-1, signed);
+        (usage.resource.name().to_owned(), ProjectStateResource { limit, usage: signed(usage.used) })
     };
-    let resources: BTreeMap<_, _> = usage.into_iter().map(resource).collect();
+    let resources = app.instances.projects().usage(&name).await?.into_iter().map(resource).collect();
     Ok(envelope::sync(ProjectState { resources }))
 }

@@ -1,64 +1,132 @@
-//! `/1.0/warnings`: what the crates below say falls short now.
+//! `/1.0/warnings`.
 
 use axum::{
     Router,
     extract::{Path, State},
     routing::get,
 };
-use berth_api::{Time, warnings::Warning};
+use berth_api::{
+    Time,
+    warnings::{Warning as WireWarning, WarningPut},
+};
+use http::HeaderMap;
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::{
     app::{App, Shared},
-    http::{
-        ApiError, ApiResult, Query, envelope,
-        query::{DEFAULT_PROJECT, render_list, url},
-    },
+    convert::patched,
+    http::{ApiError, ApiResult, Caller, Json, Query, body, envelope, etag, query::render_list},
+    warnings::{Status, Warning},
 };
 
 const BASE: &str = "/1.0/warnings";
 
 pub fn routes() -> Router<Shared> {
-    Router::new().route(BASE, get(list)).route("/1.0/warnings/{uuid}", get(show))
+    Router::new()
+        .route(BASE, get(list))
+        .route("/1.0/warnings/{uuid}", get(show).put(replace).patch(patch).delete(delete))
 }
 
-/// A warning stands as long as its cause does; the same one keeps its id.
-fn current(app: &App) -> Vec<Warning> {
-    let wire = |warning: berth_network::Warning| Warning {
-        uuid: id(&["network", &warning.network, &warning.text]).to_string(),
-        location: "none".to_owned(),
-        project: DEFAULT_PROJECT.to_owned(),
-        kind: "Network unavailable".to_owned(),
-        count: 1,
-        first_seen_at: Time::now(),
-        last_seen_at: Time::now(),
-        last_message: warning.text,
-        severity: "moderate".to_owned(),
-        status: "new".to_owned(),
-        entity_url: url("/1.0/networks", &warning.network, DEFAULT_PROJECT),
-    };
-    app.networks.warnings().into_iter().map(wire).collect()
-}
-
-fn id(parts: &[&str]) -> Uuid {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-        hash.update([0]);
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::New => "new",
+        Status::Acknowledged => "acknowledged",
+        Status::Resolved => "resolved",
     }
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize()[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+fn wire(uuid: &str, warning: Warning) -> WireWarning {
+    WireWarning {
+        uuid: uuid.to_owned(),
+        location: "none".to_owned(),
+        project: warning.project,
+        kind: warning.kind.text().to_owned(),
+        count: i64::try_from(warning.count).unwrap_or(i64::MAX),
+        first_seen_at: Time(warning.first_seen_at),
+        last_seen_at: Time(warning.last_seen_at),
+        last_message: warning.message,
+        severity: warning.kind.severity().to_owned(),
+        status: status(warning.status).to_owned(),
+        entity_url: warning.entity_url,
+    }
+}
+
+fn fields(warning: &Warning) -> WarningPut {
+    WarningPut { status: status(warning.status).to_owned() }
+}
+
+fn location(uuid: &str) -> String {
+    format!("{BASE}/{uuid}")
+}
+
+fn missing(uuid: &str) -> ApiError {
+    ApiError::not_found(format!("Warning \"{uuid}\" not found"))
+}
+
+async fn find(app: &App, uuid: &str) -> ApiResult<Warning> {
+    app.warnings.get(uuid).await?.ok_or_else(|| missing(uuid))
 }
 
 async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
-    let items = current(&app).into_iter().map(|warning| (format!("{BASE}/{}", warning.uuid), json!(warning)));
+    let mut warnings = app.warnings.list().await?;
+    if let Some(project) = query.get("project") {
+        warnings.retain(|(_, warning)| warning.project == project);
+    }
+    let items = warnings.into_iter().map(|(uuid, warning)| (location(&uuid), json!(wire(&uuid, warning))));
     Ok(envelope::sync(render_list(&query, items.collect())?))
 }
 
 async fn show(State(app): State<Shared>, Path(uuid): Path<String>) -> ApiResult {
-    let found = current(&app).into_iter().find(|warning| warning.uuid == uuid);
-    found.map(envelope::sync).ok_or_else(|| ApiError::not_found(format!("Warning \"{uuid}\" not found")))
+    let warning = find(&app, &uuid).await?;
+    let tag = etag::of(&fields(&warning));
+    Ok(envelope::tagged(wire(&uuid, warning), &tag))
+}
+
+async fn write(app: &App, uuid: &str, put: WarningPut, caller: &Caller) -> ApiResult {
+    let (status, action) = match put.status.as_str() {
+        "new" => (Status::New, "warning-reset"),
+        "acknowledged" => (Status::Acknowledged, "warning-acknowledged"),
+        other => {
+            return Err(ApiError::invalid(format!(
+                "The status \"{other}\" cannot be set: a warning can be made \"new\" or \"acknowledged\""
+            )));
+        }
+    };
+    if !app.warnings.set_status(uuid, status).await? {
+        return Err(missing(uuid));
+    }
+    app.happened(action, &location(uuid), None, caller);
+    Ok(envelope::empty())
+}
+
+async fn replace(
+    State(app): State<Shared>,
+    Path(uuid): Path<String>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(put): Json<WarningPut>,
+) -> ApiResult {
+    etag::check(&headers, &etag::of(&fields(&find(&app, &uuid).await?)))?;
+    write(&app, &uuid, put, &caller).await
+}
+
+async fn patch(
+    State(app): State<Shared>,
+    Path(uuid): Path<String>,
+    caller: Caller,
+    headers: HeaderMap,
+    request: axum::extract::Request,
+) -> ApiResult {
+    let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
+    let current = fields(&find(&app, &uuid).await?);
+    etag::check(&headers, &etag::of(&current))?;
+    write(&app, &uuid, patched(&current, &bytes)?, &caller).await
+}
+
+async fn delete(State(app): State<Shared>, Path(uuid): Path<String>, caller: Caller) -> ApiResult {
+    if !app.warnings.delete(&uuid).await? {
+        return Err(missing(&uuid));
+    }
+    app.happened("warning-deleted", &location(&uuid), None, &caller);
+    Ok(envelope::empty())
 }

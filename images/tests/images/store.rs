@@ -10,7 +10,7 @@ use berth_images::{
     Error, ImageInfo, ImageUpdate, Images, ImportFiles, ImportOptions, ProgressEvent, RootfsName, Staging,
 };
 use berth_store::mem::MemStore;
-use berth_store::{ErrorKind, Store};
+use berth_store::{Always, ErrorKind, Store};
 use sha2::{Digest, Sha256};
 
 use crate::kit::{self, HELPER, METADATA, Tar, tool};
@@ -43,7 +43,7 @@ impl Fixture {
 
     async fn import(&self, project: &str, tar: Tar, options: ImportOptions) -> Result<ImageInfo, Error> {
         let (staging, files) = self.upload(tar);
-        self.images.import(project, staging, files, options, &quiet).await
+        self.images.import(project, staging, files, options, &Always, &quiet).await
     }
 
     /// Names in the directory of images, without those of directories that are being removed.
@@ -106,7 +106,8 @@ async fn split_images_keep_both_files() {
     tool("mksquashfs", &[source.as_os_str(), rootfs.as_os_str(), "-quiet".as_ref(), "-no-progress".as_ref()]);
     let both = [fs::read(&metadata).expect("read"), fs::read(&rootfs).expect("read")].concat();
     let files = ImportFiles { metadata, rootfs: Some((rootfs, RootfsName::Rootfs)) };
-    let image = f.images.import("default", staging, files, ImportOptions::default(), &quiet).await.expect("import");
+    let image =
+        f.images.import("default", staging, files, ImportOptions::default(), &Always, &quiet).await.expect("import");
     assert_eq!(image.fingerprint, hex::encode(Sha256::digest(&both)));
     let files = f.images.export("default", &image.fingerprint).await.expect("export");
     let (name, path) = files.rootfs.expect("rootfs");
@@ -255,7 +256,8 @@ async fn disks_hold_root_file_system_and_layer_and_grow() {
     let f = Fixture::new().await;
     let staging = f.images.staging().expect("staging");
     let files = ImportFiles { metadata: with_layer(&staging), rootfs: None };
-    let image = f.images.import("default", staging, files, ImportOptions::default(), &quiet).await.expect("import");
+    let image =
+        f.images.import("default", staging, files, ImportOptions::default(), &Always, &quiet).await.expect("import");
     assert!(image.kinds.container && image.kinds.virtual_machine);
     let create = async |name: &str, size| {
         let disk = f.dir.path().join(name);
@@ -297,7 +299,7 @@ async fn a_missing_helper_is_named() {
     let staging = images.staging().expect("staging");
     let metadata = small().save(staging.path(), "m");
     let error = images
-        .import("default", staging, ImportFiles { metadata, rootfs: None }, ImportOptions::default(), &quiet)
+        .import("default", staging, ImportFiles { metadata, rootfs: None }, ImportOptions::default(), &Always, &quiet)
         .await;
     assert!(error.expect_err("no helper").to_string().contains("/no/such/berth-image"));
 }
@@ -313,7 +315,7 @@ async fn builds_are_checked_before_they_start() {
     for (request, reason) in
         [(request("plan9/4", "vim"), "known are"), (request("debian/12", "-evil"), "no name of a Debian package")]
     {
-        let error = f.images.build("default", request, &quiet).await.expect_err(reason);
+        let error = f.images.build("default", request, &Always, &quiet).await.expect_err(reason);
         assert!(error.to_string().contains(reason) && error.kind() == ErrorKind::Invalid, "{error}");
     }
     let _ = kit::HELPER;

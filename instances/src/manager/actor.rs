@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_store::{ErrorKind, Outcome, Txn, doc};
+use berth_store::{Admission, Always, ErrorKind, Outcome, Txn, admitted, doc};
 use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -18,10 +18,11 @@ use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, volatile_k
 use crate::drivers::{Driver, supervised};
 use crate::error::{Error, Result};
 use crate::keys;
-use crate::model::{Instance, Status, StopRequest, Update};
+use crate::model::{Instance, Status, StopRequest, TroubleKind, Update};
 use crate::names;
 use crate::nics::{self, Nics, host_name_key};
 use crate::plan::{self, Places, Plan};
+use crate::projects::Change;
 use crate::values::parse_bool;
 
 /// Why an instance last ended or did not start, if nobody asked for that.
@@ -166,6 +167,10 @@ impl Actor {
         };
     }
 
+    fn leftover(&self, message: String) {
+        self.shared.trouble(TroubleKind::Leftover, &self.project, &self.name, message);
+    }
+
     fn emit(&self, action: &'static str) {
         self.shared.emit(action, &self.project, &self.name, &[]);
     }
@@ -200,7 +205,7 @@ impl Actor {
             Err(e) => {
                 self.remember_error(Some(e.to_string()));
                 if let Err(again) = self.clear_away().await {
-                    tracing::warn!(instance = %self.name, "cannot clear away after a failed start: {again}");
+                    self.leftover(format!("what a failed start left could not be cleared away: {again}"));
                 }
                 self.show();
                 Err(e)
@@ -350,7 +355,7 @@ impl Actor {
         }
         let answers = stopping.map(|stopping| stopping.answers).unwrap_or_default();
         if let (true, Err(e)) = (answers.is_empty(), &result) {
-            tracing::warn!(instance = %self.name, "after its end: {e}");
+            self.leftover(format!("what had to follow its end failed: {e}"));
         }
         let message = result.err().map(|e| e.to_string());
         for answer in answers {
@@ -390,16 +395,19 @@ impl Actor {
             ephemeral: update.ephemeral,
             ..self.document.clone()
         };
-        self.replace(document, revision.unwrap_or(self.revision)).await?;
+        let (shared, project, name) = (self.shared.clone(), self.project.clone(), self.name.clone());
+        let change = Change::Instance { name: &name, kind, config: &expanded_config, devices: &expanded_devices };
+        let admission = shared.projects.admission(&project, change);
+        self.replace(document, revision.unwrap_or(self.revision), &admission).await?;
         self.publish().await?;
         self.emit("instance-updated");
         Ok(())
     }
 
-    async fn replace(&mut self, document: InstanceDoc, revision: u64) -> Result<()> {
+    async fn replace(&mut self, document: InstanceDoc, revision: u64, admission: &dyn Admission) -> Result<()> {
         let key = instance_key(&self.project, &self.name);
         let txn = Txn::new().mod_rev(key.clone(), revision).write(doc::put(key, &document));
-        match self.shared.store.txn(txn).await? {
+        match admitted(&*self.shared.store, &txn, admission, 0).await? {
             Outcome::Committed { rev } => {
                 (self.document, self.revision) = (document, rev);
                 Ok(())
@@ -443,7 +451,7 @@ impl Actor {
             )));
         }
         let document = InstanceDoc { phase: Phase::Deleting, ..self.document.clone() };
-        match self.replace(document, self.revision).await {
+        match self.replace(document, self.revision, &Always).await {
             // Deleting frees space. Without this record, a deletion that is cut off has to be repeated by the user.
             Err(e) if e.kind() == ErrorKind::NoSpace => tracing::warn!(instance = %self.name, "deleting: {e}"),
             other => other?,

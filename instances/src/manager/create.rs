@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_images::Progress;
-use berth_store::{Outcome, Txn, doc};
+use berth_store::{Outcome, Txn, admitted, doc};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,10 +18,10 @@ use crate::error::{Error, Result};
 use crate::expand::expand;
 use crate::idmap;
 use crate::keys;
-use crate::model::{Config, CreateRequest, Instance, Kind, Source};
+use crate::model::{Config, CreateRequest, Devices, Instance, Kind, Source, TroubleKind};
 use crate::names;
 use crate::plan;
-use crate::projects::Feature;
+use crate::projects::{Change, Feature};
 
 /// First vsock address a guest may have; 0 to 2 are reserved (vsock(7)).
 const FIRST_CID: u32 = 3;
@@ -35,7 +35,8 @@ impl Instances {
         if let Err(e) = self.shared.fill(&draft, progress).await {
             // What stays in spite of all is removed at the daemon's next start: the document says `Creating`.
             if let Err(again) = self.shared.remove(project, &draft.name, &draft.document).await {
-                tracing::warn!(instance = %draft.name, "cannot remove what was made of it: {again}");
+                let message = format!("what was made of it could not be removed and goes at the next start: {again}");
+                self.shared.trouble(TroubleKind::Leftover, project, &draft.name, message);
             }
             return Err(e);
         }
@@ -53,6 +54,8 @@ struct Draft {
     name: String,
     document: InstanceDoc,
     volatile: VolatileDoc,
+    expanded_config: Config,
+    expanded_devices: Devices,
     image: Option<(String, String)>,
     disk_size: u64,
 }
@@ -96,6 +99,8 @@ impl Shared {
                 phase: Phase::Creating,
             },
             volatile: VolatileDoc { values, last_used_at: None },
+            expanded_config,
+            expanded_devices,
             name,
             image,
             disk_size,
@@ -199,7 +204,13 @@ impl Shared {
                 .write(doc::put(volatile_key(draft.document.uuid), &volatile))
                 .write(doc::put(uuid_key(draft.document.uuid), &holder))
                 .write(doc::put(claim, &holder));
-            match self.store.txn(txn).await? {
+            let change = Change::Instance {
+                name: &draft.name,
+                kind: draft.document.kind,
+                config: &draft.expanded_config,
+                devices: &draft.expanded_devices,
+            };
+            match admitted(&*self.store, &txn, &self.projects.admission(&draft.project, change), 0).await? {
                 Outcome::Committed { .. } => return Ok(()),
                 Outcome::Conflict { current } if current.first().is_some_and(Option::is_some) => {
                     return Err(Error::Exists {

@@ -22,7 +22,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
-use crate::model::{Instance, LifecycleEvent, StopRequest, Update};
+use crate::model::{Instance, LifecycleEvent, StopRequest, Trouble, TroubleKind, Update};
 use crate::names;
 use crate::plan::Places;
 use crate::profiles::Profiles;
@@ -42,6 +42,8 @@ pub struct Deps {
     pub dir: PathBuf,
     /// Helper programs.
     pub helpers: Helpers,
+    /// Is told what needs the administrator.
+    pub troubles: broadcast::Sender<Trouble>,
 }
 
 /// All instances of this host. Cheap to clone.
@@ -61,6 +63,7 @@ struct Shared {
     profiles: Profiles,
     registry: Mutex<BTreeMap<(String, String), Handle>>,
     events: broadcast::Sender<LifecycleEvent>,
+    troubles: broadcast::Sender<Trouble>,
 }
 
 /// How everybody else reaches an instance.
@@ -209,6 +212,13 @@ impl Shared {
         // Nobody may be listening.
         let _ =
             self.events.send(LifecycleEvent { action, project: project.to_owned(), name: name.to_owned(), context });
+    }
+
+    /// Tells the log and the administrator that something about an instance falls short.
+    fn trouble(&self, kind: TroubleKind, project: &str, name: &str, message: String) {
+        tracing::warn!(project, instance = name, "{message}");
+        // Nobody may be listening.
+        let _ = self.troubles.send(Trouble { kind, project: project.to_owned(), name: name.to_owned(), message });
     }
 }
 

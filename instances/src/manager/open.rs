@@ -14,7 +14,7 @@ use super::{Deps, Handle, Instances, Shared};
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, instances_key, volatile_key};
 use crate::drivers::{Drivers, supervised};
 use crate::error::{Error, Result};
-use crate::model::{Kind, Status};
+use crate::model::{Kind, Status, TroubleKind};
 use crate::profiles::Profiles;
 use crate::projects::Projects;
 use crate::values::parse_bool;
@@ -30,15 +30,26 @@ impl Instances {
     /// Opens all instances: makes the default project and profile at first start, adopts what runs, removes what
     /// was half made, goes on with what was half deleted, and starts what should run.
     pub async fn open(deps: Deps) -> Result<Self> {
-        let Deps { store, pools, networks, images, dir, helpers } = deps;
-        let projects = Projects::open(store.clone()).await?;
+        let Deps { store, pools, networks, images, dir, helpers, troubles } = deps;
+        let projects = Projects::open(store.clone(), images.clone(), networks.clone()).await?;
         let network = networks.default_network();
         let profiles = Profiles::open(store.clone(), projects.clone(), DEFAULT_POOL, network.as_deref()).await?;
         let drivers = Drivers::new(&helpers, images.clone());
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let registry = Mutex::new(BTreeMap::new());
-        let shared =
-            Arc::new(Shared { store, pools, networks, images, dir, drivers, projects, profiles, registry, events });
+        let shared = Arc::new(Shared {
+            store,
+            pools,
+            networks,
+            images,
+            dir,
+            drivers,
+            projects,
+            profiles,
+            registry,
+            events,
+            troubles,
+        });
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
         let uuids: HashSet<String> = known.iter().map(|(_, i)| i.doc.uuid.simple().to_string()).collect();
         shared.end_strays(&uuids).await?;
@@ -81,7 +92,8 @@ impl Instances {
         tokio::spawn(async move {
             for instance in wanted {
                 if let Err(e) = instances.start(&instance.project, &instance.name).await {
-                    tracing::warn!(instance = %instance.name, "cannot start it at the daemon's start: {e}");
+                    let message = format!("it could not be started with the daemon: {e}");
+                    instances.shared.trouble(TroubleKind::Autostart, &instance.project, &instance.name, message);
                 }
             }
         });
