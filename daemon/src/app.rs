@@ -1,6 +1,6 @@
 //! The state that routes share. It only wires the crates below together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use berth_images::Images;
 use berth_instances::{Instances, projects::Feature};
@@ -22,6 +22,8 @@ pub type Shared = Arc<App>;
 
 /// Everything the daemon consists of.
 pub struct App {
+    /// When it began.
+    pub began: Instant,
     /// Data directory.
     pub dir: PathBuf,
     /// State.

@@ -137,7 +137,20 @@ async fn open(
     .await
     .context("cannot open the instances")?;
     let operations = Operations::new(events.clone());
-    Ok(Arc::new(App { dir, store, pools, networks, images, instances, settings, warnings, operations, events, stop }))
+    Ok(Arc::new(App {
+        began: Instant::now(),
+        dir,
+        store,
+        pools,
+        networks,
+        images,
+        instances,
+        settings,
+        warnings,
+        operations,
+        events,
+        stop,
+    }))
 }
 
 /// The data directory, made if it is not there. Others may pass through it to volumes, not read it.

@@ -264,6 +264,66 @@ pub struct GuestState {
     pub network: BTreeMap<String, Interface>,
     /// Kernel and distribution, as far as known: `os`, `os_version`, `kernel_version`, `hostname`.
     pub os: BTreeMap<String, String>,
+    /// Figures for monitoring. Absent from what is older than they are.
+    #[serde(default)]
+    pub detail: Detail,
+}
+
+/// Figures for monitoring; what is unknown is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Detail {
+    /// CPU time by CPU and mode.
+    pub cpu: Vec<CpuTime>,
+    /// Bytes of memory by what they are: `Active`, `MemTotal` and so on, the names of LXD's metrics.
+    pub memory: BTreeMap<String, u64>,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+    /// Traffic of block devices by name.
+    pub disks: BTreeMap<String, DiskCounters>,
+    /// Space of file systems.
+    pub filesystems: Vec<Filesystem>,
+}
+
+/// Time that a CPU spent in one mode since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuTime {
+    /// Number of the CPU; 0 for all together.
+    pub cpu: u32,
+    /// `user`, `system`, `iowait` and so on.
+    pub mode: String,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// Traffic of a block device since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCounters {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+/// Space of a file system, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// Device.
+    pub device: String,
+    /// Type.
+    pub kind: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// In all.
+    pub size: u64,
+    /// Free.
+    pub free: u64,
+    /// Free for others than root.
+    pub available: u64,
 }
 
 /// A network interface inside a guest.

@@ -1,5 +1,6 @@
 //! What a guest tells of itself.
 
+mod detail;
 mod netlink;
 
 use std::{collections::BTreeMap, fs, io};
@@ -19,7 +20,8 @@ pub fn network() -> io::Result<BTreeMap<String, Interface>> {
 
 /// State of the whole machine; for the agent of a virtual machine. What cannot be read is left at its default.
 pub fn guest() -> GuestState {
-    let memory = memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory(&meminfo);
     let disk_usage = rustix::fs::statvfs("/").map_or(0, |s| s.f_blocks.saturating_sub(s.f_bfree) * s.f_frsize);
     GuestState {
         cpu_ns: cpu_ns(&fs::read_to_string("/proc/stat").unwrap_or_default()),
@@ -31,6 +33,7 @@ pub fn guest() -> GuestState {
         disk_usage,
         network: network().unwrap_or_default(),
         os: os(),
+        detail: detail::read(&meminfo),
     }
 }
 

@@ -8,6 +8,7 @@ mod lab;
 mod licences;
 mod packages;
 mod probe;
+mod python;
 mod test;
 
 use std::{

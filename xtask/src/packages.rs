@@ -14,6 +14,8 @@ pub enum Purpose {
     Build,
     /// Running containers and virtual machines, and the tests on this machine.
     Run,
+    /// Clients of other people in the tests on this machine.
+    Test,
     /// Booting the lab.
     Lab,
 }
@@ -39,6 +41,7 @@ impl Purpose {
                 "xz-utils",
                 "zstd",
             ],
+            Self::Test => &["python3-venv"],
             Self::Lab => &["busybox-static", "e2fsprogs", "kmod", "qemu-system-x86"],
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     build, image, lab, licences,
     packages::{self, Purpose},
     probe::{self, Kvm},
+    python,
 };
 
 /// Longest run of all tests of virtual machines in the lab.
@@ -35,7 +36,7 @@ pub struct Options {
 
 /// Runs the tests.
 pub fn run(options: &Options) -> Result<()> {
-    packages::ensure(&[Purpose::Build, Purpose::Run])?;
+    packages::ensure(&[Purpose::Build, Purpose::Run, Purpose::Test])?;
     if options.only.is_none() {
         step("format");
         build::execute(build::cargo().args(["fmt", "--all", "--check"]))?;
@@ -58,13 +59,14 @@ pub fn run(options: &Options) -> Result<()> {
     step("programs");
     let programs = build::run(&build::Options { release: false })?;
     let image = image::prepare(&programs)?;
+    let python = python::prepare()?;
     let tests = end_to_end_tests()?;
     let (machines, host): (Vec<_>, Vec<_>) = tests.into_iter().partition(|test| test.name.starts_with("vm_"));
     let mut failed = Vec::new();
     step("end-to-end tests on this machine");
     for test in &host {
         eprintln!("-- {}", test.name);
-        if !direct(test, options.only.as_deref(), &image)? {
+        if !direct(test, options.only.as_deref(), &[(IMAGE, &image), (PYTHON, &python)])? {
             failed.push(test.name.clone());
         }
     }
@@ -118,11 +120,13 @@ fn end_to_end_tests() -> Result<Vec<Test>> {
 
 /// Names the directory of the image to the tests.
 const IMAGE: &str = "BERTH_TEST_IMAGE";
+/// Names the interpreter that has Python clients to the tests on this machine.
+const PYTHON: &str = "BERTH_TEST_PYTHON";
 
 /// Runs a test program on this machine; tells whether it passed.
-fn direct(test: &Test, only: Option<&str>, image: &Path) -> Result<bool> {
+fn direct(test: &Test, only: Option<&str>, places: &[(&str, &Path)]) -> Result<bool> {
     let mut command = Command::new(&test.program);
-    let status = command.args(only).env(IMAGE, image).status();
+    let status = command.args(only).envs(places.iter().copied()).status();
     Ok(status.with_context(|| format!("cannot run {}", test.program.display()))?.success())
 }
 
@@ -135,7 +139,7 @@ fn machine_tests(tests: &[Test], programs: &Path, only: Option<&str>, image: &Pa
             eprintln!("-- direct: this machine's /dev/kvm runs guests");
             for test in tests {
                 eprintln!("-- {}", test.name);
-                if !direct(test, only, image)? {
+                if !direct(test, only, &[(IMAGE, image)])? {
                     failed.push(test.name.clone());
                 }
             }

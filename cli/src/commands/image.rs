@@ -300,7 +300,7 @@ fn kinds(image: &Object) -> String {
     if image.kinds.is_empty() {
         return image.kind.as_str().to_uppercase();
     }
-    image.kinds.iter().map(|kind| kind.as_str().to_uppercase()).collect::<Vec<_>>().join("\n")
+    image.kinds.iter().map(|kind| kind.as_str().to_uppercase()).collect::<Vec<_>>().join(", ")
 }
 
 async fn list(context: &Context, filters: &[String], format: Format, columns: &str) -> Result<()> {
@@ -370,7 +370,7 @@ fn info(image: &Object) -> String {
         image.fingerprint,
         size(image.size),
         image.architecture,
-        kinds(image).to_lowercase().replace('\n', ", "),
+        kinds(image).to_lowercase(),
         if image.public { "yes" } else { "no" }
     );
     let never = |text: String| if text.is_empty() { "never".into() } else { text };

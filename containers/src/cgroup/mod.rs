@@ -10,6 +10,7 @@
 //!   container's own limits end it.
 
 mod cpus;
+mod detail;
 mod hierarchy;
 mod limits;
 mod remove;
@@ -19,6 +20,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use berth_guest::protocol::Detail;
 use rustix::process::Pid;
 
 pub use hierarchy::{Hierarchy, Version};
@@ -140,6 +142,11 @@ impl Cgroups {
     /// What the container uses.
     pub fn usage(&self) -> Usage {
         usage::read(self)
+    }
+
+    /// Figures for monitoring.
+    pub fn detail(&self) -> Detail {
+        detail::read(self)
     }
 
     /// Removes all of them, with what is below and any process in them. The calling process leaves first if it is

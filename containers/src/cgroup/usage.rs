@@ -60,12 +60,18 @@ fn memory(version: Version, path: &Path, usage: &mut Usage) {
     }
 }
 
-fn number(path: &Path) -> u64 {
+/// The number in a file.
+pub(super) fn number(path: &Path) -> u64 {
     super::read(path).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn field(path: &Path, name: &str) -> u64 {
-    let text = super::read(path).unwrap_or_default();
+/// A line's number in a file of names and numbers.
+pub(super) fn field(path: &Path, name: &str) -> u64 {
+    field_of(&super::read(path).unwrap_or_default(), name)
+}
+
+/// The same in a text that was read.
+pub(super) fn field_of(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
     value.unwrap_or(0)
 }

@@ -72,5 +72,6 @@ pub(super) fn collect(container: &Container, network: BTreeMap<String, Interface
         disk_usage: 0,
         network,
         os: os.into(),
+        detail: container.cgroups.detail(),
     }
 }

@@ -6,6 +6,7 @@ mod events;
 mod images;
 mod instances;
 mod internal;
+mod metrics;
 mod networks;
 mod operations;
 mod profiles;
@@ -31,6 +32,7 @@ pub fn router(app: Shared) -> Router {
         .route("/", get(async || envelope::sync(["/1.0"])))
         .merge(server::routes())
         .merge(resources::routes())
+        .merge(metrics::routes())
         .merge(events::routes())
         .merge(operations::routes())
         .merge(instances::routes())

@@ -45,6 +45,8 @@ const EXTENSIONS: &[&str] = &[
     "instance_file_head",
     "instance_get_full",
     "instances",
+    "metrics",
+    "metrics_cpu_seconds",
     "network",
     "network_counters_errors_dropped",
     "network_hwaddr",

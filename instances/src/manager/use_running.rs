@@ -71,6 +71,15 @@ impl Instances {
 
     /// What an instance uses now.
     pub async fn state(&self, project: &str, name: &str) -> Result<StateReport> {
+        let mut report = self.activity(project, name).await?;
+        let (pool, kind) = (&report.instance.pool, volume_kind(report.instance.kind));
+        report.root_usage = self.shared.pools.usage(pool, kind, &report.instance.volume_name()).await.ok();
+        Ok(report)
+    }
+
+    /// The same without the space of its root volume, which takes long to find out where a pool has to look at
+    /// every file.
+    pub async fn activity(&self, project: &str, name: &str) -> Result<StateReport> {
         let instance = self.get(project, name)?;
         let guest = if instance.is_running() && instance.status != Status::Frozen {
             let run_dir = self.shared.places(instance.uuid).run_dir;
@@ -82,10 +91,8 @@ impl Instances {
         } else {
             None
         };
-        let volume = instance.volume_name();
-        let root_usage = self.shared.pools.usage(&instance.pool, volume_kind(instance.kind), &volume).await.ok();
         let host_names = host_names(&instance);
-        Ok(StateReport { instance, guest, root_usage, host_names })
+        Ok(StateReport { instance, guest, root_usage: None, host_names })
     }
 
     fn running(&self, project: &str, name: &str) -> Result<std::sync::Arc<Instance>> {

@@ -145,9 +145,13 @@ fn slot(directory: &Path) -> Result<File> {
         }
     }
     eprintln!("lab: {SLOTS} labs are running; waiting for one of them to end");
-    let file = open(std::process::id() as usize % SLOTS)?;
-    file.lock()?;
-    Ok(file)
+    // Whichever is free first; a lock that another thread gets later is given up with the channel.
+    let (sender, receiver) = mpsc::channel();
+    for i in 0..SLOTS {
+        let (file, sender) = (open(i)?, sender.clone());
+        thread::spawn(move || sender.send(file.lock().map(|()| file)));
+    }
+    Ok(receiver.recv()??)
 }
 
 fn boot(directory: &Path, files: &Files, options: &Options, slot: File, ports: [OwnedFd; 3]) -> Result<Machine> {

@@ -10,7 +10,12 @@ use berth_instances::{CreateRequest, Instance, Source, projects::Feature};
 use http::HeaderMap;
 use serde_json::{Map, json};
 
-use super::{super::vm_view, Prefix, list::live_state, operation};
+use super::{
+    super::vm_view,
+    Prefix,
+    list::{Depth, live_state},
+    operation,
+};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert, patched},
@@ -115,7 +120,7 @@ async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
     if query.recursion() == 0 {
         return Ok(envelope::tagged(convert::instance(&instance), &tag));
     }
-    let state = live_state(&app, &instance).await;
+    let state = live_state(&app, &instance, Depth::Whole).await;
     Ok(envelope::tagged(convert::full(&instance, state), &tag))
 }
 

@@ -44,7 +44,7 @@ async fn list(State(app): State<Shared>, prefix: Prefix, query: Query) -> ApiRes
             let full = stream::iter(instances).map(|instance| {
                 let app = app.clone();
                 async move {
-                    let state = live_state(&app, &instance).await;
+                    let state = live_state(&app, &instance, Depth::Activity).await;
                     convert::full(&instance, state)
                 }
             });
@@ -53,9 +53,24 @@ async fn list(State(app): State<Shared>, prefix: Prefix, query: Query) -> ApiRes
     })
 }
 
+/// How much of a state is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// All of it.
+    Whole,
+    /// All but the space of the root volume, which may take long.
+    Activity,
+}
+
 /// The state of an instance; of one that cannot tell it in time what is known without it.
-pub async fn live_state(app: &App, instance: &Arc<Instance>) -> Option<InstanceState> {
-    let asked = app.instances.state(&instance.project, &instance.name);
+pub async fn live_state(app: &App, instance: &Arc<Instance>, depth: Depth) -> Option<InstanceState> {
+    let asked = async {
+        let (project, name) = (&instance.project, &instance.name);
+        match depth {
+            Depth::Whole => app.instances.state(project, name).await,
+            Depth::Activity => app.instances.activity(project, name).await,
+        }
+    };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok(report)) => Some(convert::state(&report)),
         // Deleted meanwhile.

@@ -11,7 +11,11 @@ use berth_api::instances::InstanceStatePut;
 use berth_instances::{Status, StopRequest};
 use serde_json::Map;
 
-use super::{Prefix, list::live_state, operation};
+use super::{
+    Prefix,
+    list::{Depth, live_state},
+    operation,
+};
 use crate::{
     app::{App, Shared},
     http::{ApiError, ApiResult, Caller, Json, Query, envelope},
@@ -95,7 +99,7 @@ impl Change {
 
 async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
     let instance = prefix.find(&app, query.project(), &name)?;
-    let state = live_state(&app, &instance).await;
+    let state = live_state(&app, &instance, Depth::Whole).await;
     Ok(envelope::sync(state.ok_or_else(|| ApiError::not_found(format!("Instance \"{name}\" not found")))?))
 }
 
