@@ -114,14 +114,11 @@ fn an_agent_that_never_comes_is_told(daemon: &Daemon) {
     // Without them the guest has no vsock.
     let modules = "vsock,vmw_vsock_virtio_transport_common,vmw_vsock_virtio_transport";
     set_boot_entry(daemon, "v1", &format!("initrd /boot/INITRD\noptions module_blacklist={modules}"));
+    let events = Events::watch(daemon);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| daemon.berth("start v1 --wait").any());
-        let mut console = loop {
-            // It starts in another thread.
-            if status(daemon, "v1") == "RUNNING" {
-                break Terminal::start(daemon.berth("console v1"));
-            }
-        };
+        events.wait_for("instance-started", "v1");
+        let mut console = Terminal::start(daemon.berth("console v1"));
         console.expect("v1 login:");
         let said = daemon.berth("exec v1 -- true").fails();
         assert!(said.contains("agent") && said.contains("console"), "{said}");
