@@ -147,15 +147,28 @@ fn machine_tests(tests: &[Test], programs: &Path, only: Option<&str>, image: &Pa
         }
     };
     eprintln!("-- in the lab, because this machine cannot run guests itself: {reason}");
-    let command = ["sh", "-c", &lab_script(tests, only, image)].map(str::to_owned).to_vec();
-    if lab::run(&lab::Options::command(command, LAB_TIME))? != 0 {
-        failed.push("one or more of vm_* in the lab (see above)".to_owned());
+    let labs = std::thread::available_parallelism().map_or(1, usize::from).min(lab::SLOTS).min(tests.len());
+    let outcomes: Vec<Result<i32>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..labs)
+            .map(|lab| {
+                let share: Vec<&Test> = tests.iter().skip(lab).step_by(labs).collect();
+                let command = ["sh", "-c", &lab_script(&share, only, image)].map(str::to_owned).to_vec();
+                let options = lab::Options { label: Some(lab + 1), ..lab::Options::command(command, LAB_TIME) };
+                scope.spawn(move || lab::run(&options))
+            })
+            .collect();
+        running.into_iter().map(|lab| lab.join().unwrap_or_else(|_| bail!("a lab's thread panicked"))).collect()
+    });
+    for (lab, outcome) in outcomes.into_iter().enumerate() {
+        if outcome? != 0 {
+            failed.push(format!("one or more of vm_* in lab {} (see above)", lab + 1));
+        }
     }
     Ok(failed)
 }
 
-/// One machine for all: its boot costs more than many a test.
-fn lab_script(tests: &[Test], only: Option<&str>, image: &Path) -> String {
+/// One machine for many: its boot costs more than many a test.
+fn lab_script(tests: &[&Test], only: Option<&str>, image: &Path) -> String {
     let mut script = format!("export {IMAGE}={}\nfailed=0\n", lab::quote(&image.to_string_lossy()));
     let arguments = only.map(|only| format!(" {}", lab::quote(only))).unwrap_or_default();
     for test in tests {

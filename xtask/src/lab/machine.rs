@@ -24,8 +24,13 @@ use super::{Options, files::Files, output};
 /// goes with it, which QEMU does not see to: kernels take AVX for usable because it is told.
 const CPU: &str = "max,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq";
 
+/// One thread runs all CPUs of the lab. With one for each, QEMU before 8.1 translates code without a lock on its page:
+/// what another CPU patches at that moment stays in the translation for good, and the kernel, which patches itself
+/// while it runs (text_poke_bp), then hangs in a breakpoint that is no longer there.
+const ACCELERATOR: &str = "tcg,thread=single";
+
 /// Labs at once on one machine: they share its few CPUs and its memory.
-const SLOTS: usize = 2;
+pub const SLOTS: usize = 2;
 /// Size of the sparse scratch disk.
 const SCRATCH: u64 = 16 << 30;
 const SCRATCH_DRIVE: &str = "if=none,id=scratch,format=raw,cache=unsafe,discard=unmap";
@@ -79,13 +84,14 @@ pub fn run(directory: &Path, files: &Files, options: &Options, script: &str) -> 
     if !options.shell {
         undrained = 2;
         let out_events = events.clone();
+        let (stdout, stderr) = (output::sink(io::stdout(), options.label), output::sink(io::stderr(), options.label));
         thread::spawn(move || {
             // A reader of our output that went away is no reason to end the command.
-            let _ = output::pump(out, io::stdout());
+            let _ = output::pump(out, stdout);
             let _ = out_events.send(Event::Drained);
         });
         thread::spawn(move || {
-            let _ = output::pump(err, io::stderr());
+            let _ = output::pump(err, stderr);
             let _ = events.send(Event::Drained);
         });
     }
@@ -155,10 +161,11 @@ fn slot(directory: &Path) -> Result<File> {
 }
 
 fn boot(directory: &Path, files: &Files, options: &Options, slot: File, ports: [OwnedFd; 3]) -> Result<Machine> {
-    let console = directory.join(format!("console-{}.log", std::process::id()));
+    let label = options.label.unwrap_or_default();
+    let console = directory.join(format!("console-{}-{label}.log", std::process::id()));
     let scratch = scratch_disk()?;
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-nodefaults", "-no-user-config", "-no-reboot"])
+    qemu.args(["-accel", ACCELERATOR, "-cpu", CPU, "-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-smp", &options.cpus.to_string(), "-m", &options.memory.to_string()])
         .arg("-kernel")
         .arg(&files.kernel.image)

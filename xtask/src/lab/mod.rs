@@ -15,6 +15,8 @@ use clap::Args;
 
 use crate::packages::{self, Purpose};
 
+pub use machine::SLOTS;
+
 /// How to run the lab.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -33,6 +35,9 @@ pub struct Options {
     /// Tell how long the lab took to boot.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Begins each line of output, so that those of several labs can be told apart.
+    #[arg(skip)]
+    pub label: Option<usize>,
     /// The command with its arguments; for a pipeline: -- sh -c '...'.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required_unless_present = "shell")]
     pub command: Vec<String>,
@@ -41,7 +46,8 @@ pub struct Options {
 impl Options {
     /// Options for running `command`.
     pub fn command(command: Vec<String>, timeout: Duration) -> Self {
-        Self { shell: false, timeout: timeout.as_secs(), memory: 6144, cpus: 2, verbose: true, command }
+        let timeout = timeout.as_secs();
+        Self { shell: false, timeout, memory: 6144, cpus: 2, verbose: true, label: None, command }
     }
 }
 
