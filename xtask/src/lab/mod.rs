@@ -29,8 +29,8 @@ pub struct Options {
     /// Memory of the lab in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 6144)]
     pub memory: u32,
-    /// CPUs of the lab.
-    #[arg(long, default_value_t = 2)]
+    /// CPUs of the lab; all run in one thread of the host.
+    #[arg(long, default_value_t = 1)]
     pub cpus: u32,
     /// Tell how long the lab took to boot.
     #[arg(long, short)]
@@ -47,7 +47,7 @@ impl Options {
     /// Options for running `command`.
     pub fn command(command: Vec<String>, timeout: Duration) -> Self {
         let timeout = timeout.as_secs();
-        Self { shell: false, timeout, memory: 6144, cpus: 2, verbose: true, label: None, command }
+        Self { shell: false, timeout, memory: 6144, cpus: 1, verbose: true, label: None, command }
     }
 }
 
