@@ -9,13 +9,14 @@ use std::{
 
 use rustix::mount::MountFlags;
 
-use crate::{log::Log, mounts};
+use crate::{init, log::Log, mounts};
 
 /// Where the root is mounted before it becomes the root.
 const NEW_ROOT: &str = "/sysroot";
 /// Tried in this order if the kernel's arguments name none.
 const FILE_SYSTEMS: &[&str] = &["ext4", "xfs", "btrfs", "erofs", "squashfs"];
-const INITS: &[&str] = &["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+/// Where the kernel itself looks for an init.
+const INITS: &[&str] = &["/sbin/init", "/etc/init", "/bin/init"];
 
 /// What the kernel's arguments say of the root.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,7 +44,8 @@ impl Arguments {
     }
 }
 
-/// Mounts the root disk, makes it the root and becomes its init. Returns only if that fails.
+/// Mounts the root disk, makes it the root and becomes its init, or serves as init if it has none. Returns only if that
+/// fails.
 pub fn boot(proc: &OwnedFd, log: &Log) -> io::Error {
     match mounts::read(proc, "cmdline").and_then(|line| try_boot(&Arguments::parse(&line), log)) {
         Ok(error) | Err(error) => error,
@@ -56,19 +58,22 @@ fn try_boot(arguments: &Arguments, log: &Log) -> io::Result<io::Error> {
     }
     rustix::mount::mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, None)?;
     mount_root(arguments)?;
-    // A root file system without the directory makes its own /dev.
-    if let Err(e) = rustix::mount::mount_move("/dev", Path::new(NEW_ROOT).join("dev")) {
-        log.line(format_args!("cannot give the root its /dev: {}", io::Error::from(e)));
+    let dev = Path::new(NEW_ROOT).join("dev");
+    let moved = fs::create_dir_all(&dev).and_then(|()| Ok(rustix::mount::mount_move("/dev", &dev)?));
+    if let Err(e) = moved {
+        log.line(format_args!("cannot give the root its /dev: {e}"));
     }
     std::env::set_current_dir(NEW_ROOT)?;
     rustix::mount::mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
-    let mut error = io::Error::from(io::ErrorKind::NotFound);
     for init in arguments.init.iter().map(String::as_str).chain(INITS.iter().copied()) {
-        error = Command::new(init).args(std::env::args_os().skip(1)).exec();
+        let error = Command::new(init).args(std::env::args_os().skip(1)).exec();
+        if error.kind() != io::ErrorKind::NotFound {
+            return Ok(io::Error::new(error.kind(), format!("{init} of the root does not run: {error}")));
+        }
     }
-    Ok(io::Error::new(error.kind(), format!("the root has no init that runs: {error}")))
+    init::run(log)
 }
 
 fn mount_root(arguments: &Arguments) -> io::Result<()> {

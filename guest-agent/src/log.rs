@@ -29,6 +29,11 @@ impl Log {
         Self(Some(fd))
     }
 
+    /// Another handle of the same log.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self(self.0.as_ref().map(OwnedFd::try_clone).transpose()?))
+    }
+
     /// The descriptor.
     pub fn fd(&self) -> Option<&OwnedFd> {
         self.0.as_ref()

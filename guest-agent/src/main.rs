@@ -6,6 +6,7 @@
 mod boot;
 mod direct;
 mod hostname;
+mod init;
 mod log;
 mod mounts;
 mod ready;

@@ -16,6 +16,9 @@ use berth_guest::{
 
 pub use connection::Connection;
 
+/// Is there while the agent serves as init, which then takes the signals of busybox's init.
+pub const INIT_MARK: &str = "/run/berth-init";
+
 /// Serves the one request of a connection, a stream socket. A failed request is answered and is no error here; an
 /// error means that the connection broke.
 pub fn serve(socket: OwnedFd) -> io::Result<()> {

@@ -21,6 +21,11 @@ impl Turn {
         libc::SIGRTMIN() + if matches!(self, Self::Off) { 4 } else { 5 }
     }
 
+    /// The signal on which the agent, where it serves as init, goes down.
+    fn own_signal(self) -> i32 {
+        if matches!(self, Self::Off) { libc::SIGUSR2 } else { libc::SIGTERM }
+    }
+
     fn program(self) -> &'static str {
         if matches!(self, Self::Off) { "poweroff" } else { "reboot" }
     }
@@ -29,12 +34,17 @@ impl Turn {
 /// Tells the guest's init to turn the machine off or to reboot it.
 pub(super) fn turn(turn: Turn) -> Reply {
     // The test by which systemd itself tells whether it was booted.
-    if Path::new("/run/systemd/system").is_dir() {
+    let signal = if Path::new("/run/systemd/system").is_dir() {
+        Some(turn.systemd_signal())
+    } else {
+        Path::new(super::INIT_MARK).exists().then(|| turn.own_signal())
+    };
+    if let Some(signal) = signal {
         // SAFETY: a plain system call without pointers.
-        if unsafe { libc::kill(1, turn.systemd_signal()) } == 0 {
+        if unsafe { libc::kill(1, signal) } == 0 {
             return Reply::Done;
         }
-        let text = format!("cannot tell systemd to {}: {}", turn.program(), std::io::Error::last_os_error());
+        let text = format!("cannot tell init to {}: {}", turn.program(), std::io::Error::last_os_error());
         return Reply::Error(failure(ErrorKind::Other, text));
     }
     for directory in ["/sbin", "/usr/sbin", "/bin", "/usr/bin"] {
