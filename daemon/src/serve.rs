@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use berth_images::Images;
+use berth_images::{Images, Programs};
 use berth_instances::{Deps, Helpers, Instances};
 use berth_network::Networks;
 use berth_storage::Pools;
@@ -38,6 +38,8 @@ const CONNECTIONS: Duration = Duration::from_secs(5);
 const TROUBLES: usize = 256;
 /// Where helper programs lie unless they lie beside the daemon.
 const LIBEXEC: &str = "/usr/libexec/berth";
+/// The kernel of virtual machines whose disk holds none; without it such images serve for containers only.
+const KERNEL: &str = "vmlinux";
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -115,8 +117,8 @@ async fn open(
     warnings.take_up_pools(&pools).await.context("cannot keep the warnings of storage pools")?;
     let networks = Networks::open(store.clone(), dir.clone()).await.context("cannot open the networks")?;
     tokio::spawn(warnings.clone().follow_networks(networks.clone()));
-    let images =
-        Images::open(store.clone(), dir.clone(), helper("berth-image")).await.context("cannot open the images")?;
+    let programs = Programs { helper: helper("berth-image"), kernel: place_of(KERNEL) };
+    let images = Images::open(store.clone(), dir.clone(), programs).await.context("cannot open the images")?;
     let helpers =
         Helpers { container: helper("berth-container"), vmm: helper("berth-vmm"), agent: helper("berth-agent") };
     // What the start does again tells again if it still fails.
@@ -165,17 +167,17 @@ fn prepare(dir: &Path) -> anyhow::Result<PathBuf> {
 
 /// Where a helper program lies. One that is missing is told now and again by what needs it.
 fn helper(name: &str) -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(name)));
-    let installed = Path::new(LIBEXEC).join(name);
-    match beside {
-        Some(beside) if beside.exists() => beside,
-        beside => {
-            if !installed.exists() {
-                tracing::warn!(program = name, "the helper is neither beside berthd nor in {LIBEXEC}");
-            }
-            if installed.exists() { installed } else { beside.unwrap_or(installed) }
-        }
+    let place = place_of(name);
+    if !place.exists() {
+        tracing::warn!(program = name, "the helper is neither beside berthd nor in {LIBEXEC}");
     }
+    place
+}
+
+/// Beside the daemon if it is there, or else where it belongs when installed.
+fn place_of(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(name)));
+    beside.filter(|beside| beside.exists()).unwrap_or_else(|| Path::new(LIBEXEC).join(name))
 }
 
 /// Waits for a signal to stop and gives its name.

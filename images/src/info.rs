@@ -23,7 +23,7 @@ pub struct Kinds {
 pub struct ImageInfo {
     /// SHA-256 of its files, in lower-case hexadecimal.
     pub fingerprint: String,
-    /// What it is good for.
+    /// What it is good for on this host.
     pub kinds: Kinds,
     /// LXD's type: `virtual-machine` if it holds only a disk, else `container`.
     pub image_type: &'static str,
@@ -91,6 +91,17 @@ impl RootfsName {
     }
 }
 
+/// Programs and files that the image store uses.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The program `berth-image`.
+    pub helper: PathBuf,
+    /// The kernel for virtual machines whose disk holds none. It need not be there. What it needs to mount an ext4 root
+    /// from a virtio disk is built in, or in modules in the directory `KERNEL.d` beside it, which are inserted in the
+    /// order of their names.
+    pub kernel: PathBuf,
+}
+
 /// Files of an upload; they lie in its [`crate::Staging`].
 #[derive(Debug, Clone)]
 pub struct ImportFiles {
@@ -143,7 +154,7 @@ pub struct ExportFiles {
     pub rootfs_name: RootfsName,
 }
 
-/// What a virtual machine boots from; all files lie in the cache and must not be changed.
+/// What a virtual machine boots from; the files must not be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFiles {
     /// The kernel: ELF, or a bzImage whose payload could not be unpacked.
@@ -178,6 +189,7 @@ pub struct BuildRequest {
 /// The record of an image in a project. The files are shared by all projects that have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageDoc {
+    /// What it is good for by what it holds itself.
     pub kinds: Kinds,
     pub architecture: String,
     pub size: u64,

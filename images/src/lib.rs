@@ -5,6 +5,7 @@
 
 mod aliases;
 pub mod boot;
+mod boot_files;
 mod claims;
 pub mod confine;
 mod error;
@@ -15,6 +16,7 @@ pub mod jobs;
 pub mod metadata;
 mod progress;
 mod provide;
+pub mod seed;
 mod staging;
 mod store;
 pub mod unpack;
@@ -23,7 +25,7 @@ pub mod wire;
 pub use error::{Error, Result};
 pub use info::{
     AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,
-    RootfsName,
+    Programs, RootfsName,
 };
 pub use progress::{Progress, ProgressEvent};
 pub use staging::Staging;

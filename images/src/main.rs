@@ -37,12 +37,15 @@ enum Job {
         #[command(flatten)]
         limits: Limits,
     },
-    /// Make a disk image of a root file system and its layer.
+    /// Make a disk image of a root file system.
     Disk {
         #[arg(long)]
         metadata: PathBuf,
         #[arg(long)]
         rootfs: Option<PathBuf>,
+        /// Add the layer for virtual machines that the metadata archive holds.
+        #[arg(long)]
+        layer: bool,
         #[arg(long)]
         work: PathBuf,
         #[command(flatten)]
@@ -66,6 +69,9 @@ enum Job {
     Boot {
         #[arg(long)]
         cache: PathBuf,
+        /// Stamp of a state in which the disk need not be read.
+        #[arg(long)]
+        known: Vec<String>,
     },
     /// Build an image from a distribution's packages.
     Build(jobs::build::Request),
@@ -80,10 +86,12 @@ fn main() -> ExitCode {
         Job::Unpack { metadata, rootfs, dest, limits } => {
             jobs::unpack::run(&metadata, rootfs.as_deref(), &dest, limits)
         }
-        Job::Disk { metadata, rootfs, work, limits } => jobs::disk::make(&metadata, rootfs.as_deref(), &work, limits),
+        Job::Disk { metadata, rootfs, layer, work, limits } => {
+            jobs::disk::make(&metadata, rootfs.as_deref(), layer, &work, limits)
+        }
         Job::Convert { source, work, limits } => jobs::disk::convert(&source, &work, limits),
         Job::Grow { disk } => jobs::disk::grow(&disk),
-        Job::Boot { cache } => jobs::boot::run(&cache),
+        Job::Boot { cache, known } => jobs::boot::run(&cache, &known),
         Job::Build(request) => jobs::build::run(&request),
         Job::BuildHook { root } => jobs::build::hook(&root),
     };

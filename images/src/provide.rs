@@ -1,18 +1,16 @@
 //! What instances get of an image.
 
-use std::fs::{self, File, FileTimes, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::helper::{self, Job};
-use crate::info::{BootFiles, ImageDoc};
-use crate::jobs::boot::{Found, INITRD, KERNEL};
+use crate::info::ImageDoc;
 use crate::jobs::inspect::RootfsKind;
 use crate::progress::{Progress, ProgressEvent};
-use crate::store::{BOOT_CACHE, Images, blocking};
+use crate::store::{Images, blocking};
 
 /// Name of an image's disk among its files.
 const DISK: &str = "disk.img";
@@ -50,9 +48,7 @@ impl Images {
     ) -> Result<()> {
         let (fingerprint, image) = self.find(project, prefix).await?;
         if !image.doc.kinds.virtual_machine {
-            return Err(Error::Invalid(format!(
-                "image {fingerprint} holds no kernel, so no virtual machine can be made of it; launch it as a container"
-            )));
+            self.own_kernel(&format!("image {fingerprint}"))?;
         }
         let cached = self.cached_disk(&fingerprint, &image.doc, progress).await?;
         progress(ProgressEvent { stage: "disk".into(), percent: Some(80), text: "Copying the disk".into() });
@@ -80,7 +76,10 @@ impl Images {
         let work = self.staging()?;
         let job = match (image.rootfs, rootfs) {
             (Some(RootfsKind::Qcow2), Some(source)) => Job::new("convert", helper::UNPACK).option("--source", source),
-            (_, rootfs) => Job::new("disk", helper::UNPACK).option("--metadata", metadata).maybe("--rootfs", rootfs),
+            (_, rootfs) => {
+                let job = Job::new("disk", helper::UNPACK).option("--metadata", metadata).maybe("--rootfs", rootfs);
+                if image.kinds.virtual_machine { job.flag("--layer") } else { job }
+            }
         };
         self.inner.helper.run(job.option("--work", work.path()), progress).await?;
         let to = disk.clone();
@@ -90,49 +89,8 @@ impl Images {
             fs::rename(&made, &to).map_err(Error::io("move", &made))
         })
         .await?;
+        self.remember(fingerprint, &disk).await?;
         Ok(disk)
-    }
-
-    /// Reads what a virtual machine boots from out of its disk.
-    pub async fn boot_files(&self, disk: &Path) -> Result<BootFiles> {
-        let cache = self.inner.dir.join(BOOT_CACHE);
-        let path = disk.to_owned();
-        let file = blocking(move || {
-            // A named pipe in place of the disk must not hold us up.
-            let mut options = OpenOptions::new();
-            options.read(true).custom_flags(libc::O_NONBLOCK);
-            options.open(&path).map_err(Error::io("open disk", &path))
-        })
-        .await?;
-        let job = Job::new("boot", helper::QUICK).option("--cache", &cache).stdin(file);
-        let value = self.inner.helper.run(job, &|_| {}).await.map_err(|error| match error {
-            Error::Invalid(why) => Error::Invalid(format!("cannot boot from {}: {why}", disk.display())),
-            other => other,
-        })?;
-        let found: Found = serde_json::from_value(value).map_err(|e| Error::Helper {
-            helper: self.inner.helper.path().to_owned(),
-            reason: format!("gave a result of another release ({e}); install daemon and helper of the same release"),
-        })?;
-        let place = cache.join(&found.key);
-        let mark = place.clone();
-        blocking(move || {
-            // What is used stays in the cache.
-            let now = FileTimes::new().set_modified(SystemTime::now());
-            File::open(&mark).and_then(|dir| dir.set_times(now)).map_err(Error::io("open", &mark))
-        })
-        .await?;
-        let mut kernel_args = found.args;
-        if !kernel_args.iter().any(|arg| arg == "ro" || arg == "rw") {
-            kernel_args.push("rw".to_owned());
-        }
-        Ok(BootFiles {
-            kernel: place.join(KERNEL),
-            initrd: found.initrd.then(|| place.join(INITRD)),
-            root: found.root,
-            kernel_args,
-            release: found.release,
-            modules: found.modules.iter().map(|name| place.join(name)).collect(),
-        })
     }
 }
 

@@ -14,7 +14,8 @@ use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::helper::Helper;
 use crate::info::{
-    AliasDoc, ExportFiles, ImageDoc, ImageInfo, ImageUpdate, RootfsName, alias_key, aliases_of, image_key, images_of,
+    AliasDoc, ExportFiles, ImageDoc, ImageInfo, ImageUpdate, Kinds, Programs, RootfsName, alias_key, aliases_of,
+    image_key, images_of,
 };
 use crate::jobs::inspect::RootfsKind;
 use crate::metadata;
@@ -27,6 +28,8 @@ const BOOT_CACHE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 const PROFILES_MAX: usize = 64;
 /// Name of the directory of boot files.
 pub(crate) const BOOT_CACHE: &str = "boot-cache";
+/// Name of the directory that tells which boot files belong to which disk.
+pub(crate) const BOOT_RECORDS: &str = "boot-records";
 
 /// The image store. Clones share it.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ pub(crate) struct Inner {
     pub store: Arc<dyn Store>,
     pub dir: PathBuf,
     pub helper: Helper,
+    /// The kernel for disks that hold none, if there is one.
+    pub kernel: PathBuf,
     pub claims: Claims,
 }
 
@@ -58,14 +63,14 @@ pub(crate) fn is_fingerprint(text: &str) -> bool {
 }
 
 impl Images {
-    /// Opens the image store in `dir`/images; `helper` is the program `berth-image`. Removes what an earlier daemon left
-    /// half-done.
-    pub async fn open(store: Arc<dyn Store>, dir: PathBuf, helper: PathBuf) -> Result<Self> {
+    /// Opens the image store in `dir`/images. Removes what an earlier daemon left half-done.
+    pub async fn open(store: Arc<dyn Store>, dir: PathBuf, programs: Programs) -> Result<Self> {
         let dir = dir.join("images");
         let known: HashSet<String> = store.range(&Key::new(&["image"])).await?.iter().map(|kv| kv.key.name()).collect();
         let place = dir.clone();
         blocking(move || prepare(&place, &known)).await?;
-        let inner = Inner { store, dir, helper: Helper::new(helper), claims: Claims::default() };
+        let Programs { helper, kernel } = programs;
+        let inner = Inner { store, dir, helper: Helper::new(helper), kernel, claims: Claims::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -90,7 +95,7 @@ impl Images {
         let infos = images.into_iter().map(|(key, image)| {
             let fingerprint = key.name();
             let aliases = aliases.remove(&fingerprint).unwrap_or_default();
-            info(fingerprint, image, aliases)
+            self.info(fingerprint, image, aliases)
         });
         Ok(infos.collect())
     }
@@ -105,7 +110,7 @@ impl Images {
     pub async fn get(&self, project: &str, prefix: &str) -> Result<ImageInfo> {
         let (fingerprint, image) = self.find(project, prefix).await?;
         let aliases = self.aliases_by_target(project).await?.remove(&fingerprint).unwrap_or_default();
-        Ok(info(fingerprint, image, aliases))
+        Ok(self.info(fingerprint, image, aliases))
     }
 
     /// The image an alias or the beginning of a fingerprint stands for.
@@ -113,6 +118,31 @@ impl Images {
         match doc::get::<AliasDoc>(self.store(), &alias_key(project, name)).await? {
             Some(alias) => self.get(project, &alias.doc.target).await,
             None => self.get(project, name).await,
+        }
+    }
+
+    fn info(&self, fingerprint: String, image: Versioned<ImageDoc>, aliases: Vec<(String, String)>) -> ImageInfo {
+        let Versioned { doc, mod_rev } = image;
+        let virtual_machine = doc.kinds.virtual_machine || self.inner.kernel.exists();
+        let kinds = Kinds { virtual_machine, ..doc.kinds };
+        ImageInfo {
+            fingerprint,
+            kinds,
+            image_type: doc.image_type(),
+            architecture: doc.architecture,
+            size: doc.size,
+            properties: doc.properties,
+            public: doc.public,
+            auto_update: doc.auto_update,
+            cached: false,
+            filename: doc.filename,
+            profiles: doc.profiles,
+            created_at: doc.created_at,
+            expires_at: doc.expires_at,
+            last_used_at: doc.last_used_at,
+            uploaded_at: doc.uploaded_at,
+            aliases,
+            revision: mod_rev,
         }
     }
 
@@ -250,29 +280,6 @@ pub(crate) fn check_profiles(profiles: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn info(fingerprint: String, image: Versioned<ImageDoc>, aliases: Vec<(String, String)>) -> ImageInfo {
-    let Versioned { doc, mod_rev } = image;
-    ImageInfo {
-        fingerprint,
-        kinds: doc.kinds,
-        image_type: doc.image_type(),
-        architecture: doc.architecture,
-        size: doc.size,
-        properties: doc.properties,
-        public: doc.public,
-        auto_update: doc.auto_update,
-        cached: false,
-        filename: doc.filename,
-        profiles: doc.profiles,
-        created_at: doc.created_at,
-        expires_at: doc.expires_at,
-        last_used_at: doc.last_used_at,
-        uploaded_at: doc.uploaded_at,
-        aliases,
-        revision: mod_rev,
-    }
-}
-
 fn ending_of(path: &Path) -> Result<&'static str> {
     let mut file = fs::File::open(path).map_err(Error::io("open", path))?;
     let format = decode::of_file(&mut file).map_err(Error::io("read", path))?;
@@ -293,9 +300,7 @@ fn prepare(dir: &Path, known: &HashSet<String>) -> Result<()> {
     let make = |path: &Path| {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create directory", path))
     };
-    let boot = dir.join(BOOT_CACHE);
     make(dir)?;
-    make(&boot)?;
     for entry in fs::read_dir(dir).map_err(Error::io("read directory", dir))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let lost = is_fingerprint(&name) && !known.contains(&name);
@@ -303,11 +308,16 @@ fn prepare(dir: &Path, known: &HashSet<String>) -> Result<()> {
             staging::remove_all(&entry.path()).map_err(Error::io("remove leftover", &entry.path()))?;
         }
     }
-    for entry in fs::read_dir(&boot).map_err(Error::io("read directory", &boot))?.flatten() {
-        let age = entry.metadata().and_then(|info| info.modified()).ok().and_then(|time| time.elapsed().ok());
-        let half_done = entry.file_name().to_string_lossy().starts_with(".new-");
-        if half_done || age.is_some_and(|age| age > BOOT_CACHE_AGE) {
-            staging::remove_all(&entry.path()).map_err(Error::io("remove leftover", &entry.path()))?;
+    for boot in [dir.join(BOOT_CACHE), dir.join(BOOT_RECORDS)] {
+        make(&boot)?;
+        for entry in fs::read_dir(&boot).map_err(Error::io("read directory", &boot))?.flatten() {
+            let age = entry.metadata().and_then(|info| info.modified()).ok().and_then(|time| time.elapsed().ok());
+            let half_done = entry.file_name().to_string_lossy().starts_with(".new-");
+            if half_done || age.is_some_and(|age| age > BOOT_CACHE_AGE) {
+                let path = entry.path();
+                let removed = if path.is_dir() { staging::remove_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(Error::io("remove leftover", &path))?;
+            }
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ enum Form {
     Memory,
     Cpus,
     Allowance,
+    Text,
 }
 
 /// To which kind a key applies.
@@ -21,12 +22,16 @@ enum Form {
 enum Applies {
     Both,
     Containers,
+    VirtualMachines,
 }
 
 const KEYS: &[(&str, Form, Applies)] = &[
     ("boot.autostart", Form::Bool, Applies::Both),
     ("boot.autostart.priority", Form::Integer, Applies::Both),
     ("boot.host_shutdown_timeout", Form::Integer, Applies::Both),
+    ("cloud-init.network-config", Form::Text, Applies::VirtualMachines),
+    ("cloud-init.user-data", Form::Text, Applies::VirtualMachines),
+    ("cloud-init.vendor-data", Form::Text, Applies::VirtualMachines),
     ("limits.cpu", Form::Cpus, Applies::Both),
     ("limits.cpu.allowance", Form::Allowance, Applies::Containers),
     ("limits.memory", Form::Memory, Applies::Both),
@@ -41,9 +46,6 @@ const NOT_YET: &[&str] = &[
     "agent.nic_config",
     "boot.autostart.delay",
     "boot.stop.priority",
-    "cloud-init.network-config",
-    "cloud-init.user-data",
-    "cloud-init.vendor-data",
     "cluster.evacuate",
     "limits.cpu.priority",
     "limits.disk.priority",
@@ -104,6 +106,9 @@ fn complaint(key: &str, value: &str, kind: Option<Kind>) -> Option<String> {
     if *applies == Applies::Containers && kind == Some(Kind::VirtualMachine) {
         return Some(format!("key \"{key}\" applies to containers only; remove it from this virtual machine"));
     }
+    if *applies == Applies::VirtualMachines && kind == Some(Kind::Container) {
+        return Some(format!("key \"{key}\" applies to virtual machines only yet; remove it from this container"));
+    }
     if value.is_empty() {
         return None;
     }
@@ -133,6 +138,7 @@ fn check(form: Form, value: &str) -> Result<(), String> {
         Form::Integer => value.parse::<i64>().map(drop).map_err(|_| format!("\"{value}\" is not a whole number")),
         Form::Memory => parse_memory(value).map(drop),
         Form::Cpus => cpus(value).map(drop),
+        Form::Text => Ok(()),
         Form::Allowance => allowance(value).map(drop),
     }
 }

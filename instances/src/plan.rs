@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::cloud_init;
 use crate::devices::{self, Device, HostPath, Nic};
 use crate::keys::{self, Allowance, Cpus};
 use crate::model::{Config, Devices, Instance, Kind};
@@ -54,6 +55,10 @@ pub(crate) struct Plan {
     pub idmap_base: Option<u32>,
     /// vsock address of a virtual machine.
     pub vsock_cid: Option<u32>,
+    /// Fingerprint of the image it was made of.
+    pub base_image: Option<String>,
+    /// What a virtual machine's cloud-init is told: files by name.
+    pub cloud_init: Option<Vec<(&'static str, String)>>,
 }
 
 impl Plan {
@@ -86,6 +91,8 @@ impl Plan {
             mounts,
             idmap_base: number("volatile.idmap.base"),
             vsock_cid: number("volatile.vsock_id"),
+            base_image: instance.volatile.get("volatile.base_image").cloned(),
+            cloud_init: cloud_init::files(&instance.volatile, &instance.name, config),
         })
     }
 

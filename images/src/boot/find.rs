@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::grub::{self, Entry};
+use super::extlinux;
+use super::grub::{self, Entry, Environment};
 use super::version::compare;
 
 /// A file system that is looked through. Paths are absolute; links are followed inside it.
@@ -29,9 +30,18 @@ pub struct Choice {
     pub args: Vec<String>,
 }
 
-/// Finds what a boot loader would boot by itself.
-pub fn choose(files: &dyn Files) -> Option<Choice> {
-    loader_entries(files).or_else(|| grub_config(files)).or_else(|| links(files)).or_else(|| newest(files))
+/// A place to look for a kernel.
+type Method = fn(&dyn Files) -> Option<Choice>;
+
+/// The most telling first.
+const METHODS: &[Method] = &[loader_entries, grub_config, extlinux_config, links, newest];
+
+/// Finds what a boot loader would boot by itself; gives also the number of the file system it was found on. What a boot
+/// loader says on any of them comes before a kernel that merely lies around on another.
+pub fn choose<F: Files>(volumes: &[F]) -> Option<(usize, Choice)> {
+    METHODS
+        .iter()
+        .find_map(|method| volumes.iter().enumerate().find_map(|(number, volume)| Some((number, method(volume)?))))
 }
 
 fn text(files: &dyn Files, path: &str) -> Option<String> {
@@ -49,26 +59,49 @@ fn from_entry(files: &dyn Files, entry: Entry) -> Option<Choice> {
     Some(Choice { kernel, initrds, args: entry.args })
 }
 
+const GRUB_DIRECTORIES: &[&str] = &["/boot/grub", "/boot/grub2", "/grub", "/grub2"];
+
+fn grub_environment(files: &dyn Files) -> Environment {
+    let block = GRUB_DIRECTORIES.iter().find_map(|dir| text(files, &format!("{dir}/grubenv")));
+    block.map(|text| grub::environment(&text)).unwrap_or_default()
+}
+
 fn loader_entries(files: &dyn Files) -> Option<Choice> {
     ["/boot/loader/entries", "/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"].iter().find_map(
         |dir| {
             let mut names: Vec<String> = files.list(dir).into_iter().filter(|name| name.ends_with(".conf")).collect();
             names.sort_by(|a, b| rank(a, b).reverse());
-            names.iter().find_map(|name| from_entry(files, grub::bls(&text(files, &format!("{dir}/{name}"))?)?))
+            let environment = grub_environment(files);
+            let entry = |name: &String| grub::bls(&text(files, &format!("{dir}/{name}"))?, &environment);
+            names.iter().find_map(|name| from_entry(files, entry(name)?))
         },
     )
+}
+
+fn grub_config(files: &dyn Files) -> Option<Choice> {
+    let environment = grub_environment(files);
+    let entry = |dir: &&str| grub::grub(&text(files, &format!("{dir}/grub.cfg"))?, &environment);
+    GRUB_DIRECTORIES.iter().find_map(|dir| from_entry(files, entry(dir)?))
+}
+
+fn extlinux_config(files: &dyn Files) -> Option<Choice> {
+    let directories = ["/boot", "/boot/extlinux", "/boot/syslinux", "", "/extlinux", "/syslinux"];
+    directories.iter().find_map(|dir| {
+        let config = ["extlinux.conf", "syslinux.cfg"].iter().find_map(|name| text(files, &format!("{dir}/{name}")))?;
+        let mut entry = extlinux::extlinux(&config)?;
+        for path in std::iter::once(&mut entry.kernel).chain(&mut entry.initrds) {
+            if !path.starts_with('/') {
+                *path = format!("{dir}/{path}");
+            }
+        }
+        from_entry(files, entry)
+    })
 }
 
 /// Rescue entries come last, then the older version.
 fn rank(a: &str, b: &str) -> Ordering {
     let rescue = |name: &str| name.contains("rescue");
     rescue(b).cmp(&rescue(a)).then_with(|| compare(a, b))
-}
-
-fn grub_config(files: &dyn Files) -> Option<Choice> {
-    ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/grub/grub.cfg", "/grub2/grub.cfg"]
-        .iter()
-        .find_map(|path| from_entry(files, grub::grub(&text(files, path)?)?))
 }
 
 fn links(files: &dyn Files) -> Option<Choice> {
@@ -120,6 +153,11 @@ mod tests {
         }
     }
 
+    /// What is chosen on a single file system.
+    fn choose(files: &Fake) -> Option<Choice> {
+        Some(super::choose(std::slice::from_ref(files))?.1)
+    }
+
     fn fake(files: &[(&str, &str)]) -> Fake {
         Fake(files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect())
     }
@@ -160,6 +198,40 @@ mod tests {
     }
 
     #[test]
+    fn what_grub_says_on_a_partition_for_boot_wins_over_a_kernel_left_in_the_root() {
+        let root = fake(&[("/boot/vmlinuz-5.15", ""), ("/etc/os-release", "")]);
+        let config = "menuentry x {\nlinux /vmlinuz-6.8 root=LABEL=cloudimg-rootfs ro\ninitrd /initrd.img-6.8\n}";
+        let boot = fake(&[("/grub/grub.cfg", config), ("/vmlinuz-6.8", ""), ("/initrd.img-6.8", "")]);
+        let (number, choice) = super::choose(&[root, boot]).expect("choice");
+        assert_eq!((number, choice.kernel.as_str()), (1, "/vmlinuz-6.8"));
+        assert_eq!(choice.initrds, ["/initrd.img-6.8"]);
+    }
+
+    #[test]
+    fn alpine_is_found_with_and_without_its_boot_loader() {
+        let config = "LABEL virt\nLINUX vmlinuz-virt\nINITRD initramfs-virt\nAPPEND modules=ext4\n";
+        let mut files = vec![("/boot/vmlinuz-virt", ""), ("/boot/initramfs-virt", "")];
+        let bare = choose(&fake(&files)).expect("choice");
+        files.push(("/boot/extlinux.conf", config));
+        let told = choose(&fake(&files)).expect("choice");
+        assert_eq!(told.args, ["modules=ext4"]);
+        assert_eq!(Choice { args: Vec::new(), ..told }, bare);
+        assert_eq!((bare.kernel.as_str(), bare.initrds[0].as_str()), ("/boot/vmlinuz-virt", "/boot/initramfs-virt"));
+    }
+
+    #[test]
+    fn the_default_of_grub_is_looked_up_in_its_environment() {
+        let config = "set default=\"${saved_entry}\"\nmenuentry a {\nlinux /boot/vmlinuz-1\n}\nmenuentry b {\nlinux /boot/vmlinuz-2\n}";
+        let files = fake(&[
+            ("/boot/grub/grub.cfg", config),
+            ("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=b\n####"),
+            ("/boot/vmlinuz-1", ""),
+            ("/boot/vmlinuz-2", ""),
+        ]);
+        assert_eq!(choose(&files).expect("choice").kernel, "/boot/vmlinuz-2");
+    }
+
+    #[test]
     fn nothing_is_found_in_a_container_image() {
         assert_eq!(choose(&fake(&[("/etc/os-release", "")])), None);
     }
@@ -169,7 +241,8 @@ mod tests {
         fn any_config_is_survived(config in "\\PC{0,200}", name in "[a-z0-9.-]{0,10}") {
             let path = format!("/boot/loader/entries/{name}.conf");
             let kernel = format!("/boot/vmlinuz-{name}");
-            let files = fake(&[("/boot/grub/grub.cfg", &config), (&path, &config), (&kernel, "")]);
+            let all = [("/boot/grub/grub.cfg", &*config), ("/boot/extlinux.conf", &config), (&path, &config), (&kernel, "")];
+            let files = fake(&all);
             if let Some(choice) = choose(&files) {
                 prop_assert!(files.is_file(&choice.kernel));
             }

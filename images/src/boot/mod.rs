@@ -4,8 +4,11 @@
 
 pub mod bzimage;
 pub mod disk;
+pub mod extlinux;
+pub mod fat;
 pub mod find;
 pub mod grub;
 pub mod modules;
 pub mod select;
+pub mod table;
 pub mod version;

@@ -6,12 +6,14 @@ use std::io::Read;
 use sha2::{Digest, Sha256};
 
 use super::bzimage;
-use super::disk::{self, Volume};
-use super::find::{self, Files};
+use super::disk::{self, Contents, Volume};
+use super::find::{self, Choice, Files};
 use super::modules;
 use crate::unpack::decode;
 use crate::wire::{Failure, JobResult};
 
+/// The part of a bzImage that holds its header and what that refers to by 16 bits.
+const SETUP_SIZE: usize = 0x1_0200;
 /// Largest kernel file.
 const KERNEL_MAX: u64 = 256 << 20;
 /// Largest initial RAM disk.
@@ -33,8 +35,31 @@ pub struct Item {
     pub content: Vec<u8>,
 }
 
-/// What was found, before anything is unpacked.
-pub struct Selection {
+/// What a disk can be booted from.
+pub enum Selection {
+    /// It holds a kernel.
+    Own(Located),
+    /// It holds a root file system on this device of the guest, and no kernel.
+    RootOnly {
+        /// E.g. `/dev/vda`.
+        device: String,
+    },
+}
+
+/// A kernel with what belongs to it, found but not read.
+pub struct Located {
+    contents: Contents,
+    /// The file system with kernel and initial RAM disks.
+    volume: usize,
+    /// The one with the modules.
+    root_volume: usize,
+    choice: Choice,
+    release: String,
+    root: String,
+}
+
+/// A kernel with what belongs to it, before anything is unpacked.
+pub struct OwnKernel {
     /// The kernel as it lies on the disk.
     pub kernel: Vec<u8>,
     /// The initial RAM disk.
@@ -51,23 +76,66 @@ pub struct Selection {
 
 /// Looks through the disk.
 pub fn select(file: File) -> JobResult<Selection> {
-    let volumes = disk::volumes(file)?;
-    let found = volumes.iter().find_map(|volume| Some((volume, find::choose(volume)?)));
-    let Some((volume, choice)) = found else {
-        return Err(Failure::invalid(
-            "no kernel found on the disk (looked for loader entries, grub.cfg, /vmlinuz and /boot/vmlinuz-*); \
-             install one in the image, or launch it as a container",
-        ));
+    let contents = disk::contents(file)?;
+    let volumes = &contents.volumes;
+    let Some((number, choice)) = find::choose(volumes) else {
+        let Some(root) = volumes.iter().find(|volume| volume.is_root()) else {
+            return Err(Failure::invalid(format!(
+                "the disk holds neither a kernel (looked for loader entries, grub.cfg, extlinux.conf, /vmlinuz and \
+                 /boot/vmlinuz-*) nor a root file system (looked for /etc); install a system on it{}",
+                contents.unread()
+            )));
+        };
+        return Ok(Selection::RootOnly { device: root.device.clone() });
     };
-    let root_volume = volumes.iter().find(|volume| volume.is_root()).unwrap_or(volume);
-    let kernel = must_read(volume, &choice.kernel, KERNEL_MAX)?;
-    let initrd = read_initrds(volume, &choice.initrds)?;
-    let release = bzimage::release(&kernel).or_else(|| release_of_name(volume, &choice.kernel)).unwrap_or_default();
-    let mut args = choice.args;
-    let root = take_root(&mut args).unwrap_or_else(|| root_volume.root_arg.clone());
-    shorten(&mut args);
-    let modules = if release.is_empty() { Vec::new() } else { read_modules(root_volume, &release) };
-    Ok(Selection { kernel, initrd, modules, release, root, args })
+    let volume = &volumes[number];
+    let root_volume = volumes.iter().position(Volume::is_root).unwrap_or(number);
+    let start = volume.read_start(&choice.kernel, SETUP_SIZE).unwrap_or_default();
+    let release = bzimage::release(&start).or_else(|| release_of_name(volume, &choice.kernel)).unwrap_or_default();
+    let mut choice = choice;
+    let root = take_root(&mut choice.args).unwrap_or_else(|| volumes[root_volume].root_arg.clone());
+    shorten(&mut choice.args);
+    Ok(Selection::Own(Located { contents, volume: number, root_volume, choice, release, root }))
+}
+
+impl Located {
+    /// Names the state of all that was found: as long as it stays the same, so does what [`Located::read`] gives. `None`
+    /// if the file system keeps too little of its files to tell.
+    pub fn stamp(&self) -> Option<String> {
+        let volume = &self.contents.volumes[self.volume];
+        let mut hash = Sha256::new();
+        let mut part = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        part("1");
+        part(&self.root);
+        for text in &self.choice.args {
+            part(text);
+        }
+        for path in std::iter::once(&self.choice.kernel).chain(&self.choice.initrds) {
+            part(&volume.identity(path)?);
+        }
+        let modules = &self.contents.volumes[self.root_volume];
+        for directory in module_directories(&self.release) {
+            part(&modules.identity(&format!("{directory}/modules.dep")).unwrap_or_default());
+        }
+        Some(hex::encode(hash.finalize()))
+    }
+
+    /// Reads it all.
+    pub fn read(self) -> JobResult<OwnKernel> {
+        let Self { contents, volume, root_volume, choice, release, root } = self;
+        let (volume, root_volume) = (&contents.volumes[volume], &contents.volumes[root_volume]);
+        let kernel = must_read(volume, &choice.kernel, KERNEL_MAX)?;
+        let initrd = read_initrds(volume, &choice.initrds)?;
+        let modules = if release.is_empty() { Vec::new() } else { read_modules(root_volume, &release) };
+        Ok(OwnKernel { kernel, initrd, modules, release, root, args: choice.args })
+    }
+}
+
+fn module_directories(release: &str) -> [String; 2] {
+    ["/lib/modules", "/usr/lib/modules"].map(|directory| format!("{directory}/{release}"))
 }
 
 fn must_read(volume: &Volume, path: &str, cap: u64) -> JobResult<Vec<u8>> {
@@ -111,9 +179,8 @@ fn shorten(args: &mut Vec<String>) {
 }
 
 fn read_modules(volume: &Volume, release: &str) -> Vec<Item> {
-    let read = |path: &str, cap| {
-        ["/lib/modules", "/usr/lib/modules"].iter().find_map(|dir| volume.read(&format!("{dir}/{release}/{path}"), cap))
-    };
+    let read =
+        |path: &str, cap| module_directories(release).iter().find_map(|dir| volume.read(&format!("{dir}/{path}"), cap));
     let Some(dependencies) = read("modules.dep", MODULES_DEP_MAX) else { return Vec::new() };
     let order = modules::load_order(&String::from_utf8_lossy(&dependencies));
     let items = order.iter().filter_map(|path| {
@@ -127,7 +194,7 @@ pub fn usable_name(name: &str) -> bool {
     bzimage::usable_release(name)
 }
 
-impl Selection {
+impl OwnKernel {
     /// Digest of everything that decides what ends up in the cache.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();

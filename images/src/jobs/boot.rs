@@ -10,12 +10,43 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::boot::select::{self, Selection};
+use crate::boot::select::{self, Located, Selection};
 use crate::confine;
 use crate::jobs;
 use crate::wire::{self, Failure, JobResult};
 
-/// What the parser says first.
+/// What a disk can be booted from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bootable {
+    /// A kernel of its own.
+    Own(Found),
+    /// Only with a kernel from elsewhere.
+    RootOnly {
+        /// Device of its root file system in the guest.
+        device: String,
+    },
+}
+
+/// The helper's result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// What is there is in the state with this stamp, which the caller knows.
+    Known {
+        /// One of those the caller named.
+        stamp: String,
+    },
+    /// What was found.
+    Found {
+        /// Names its state for the next time; `None` if that cannot be told.
+        stamp: Option<String>,
+        /// It.
+        bootable: Bootable,
+    },
+}
+
+/// A kernel that was found, and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Digest of everything found: name of the directory in the cache.
@@ -35,7 +66,7 @@ pub struct Found {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Message {
-    Found(Found),
+    Report(Report),
     File { name: String, size: u64 },
     End,
     Failed(Failure),
@@ -55,16 +86,18 @@ const TOTAL_MAX: u64 = 2 << 30;
 /// Most files.
 const FILES_MAX: usize = 40;
 
-/// Reads the disk on standard input; puts the files into `cache`/KEY unless they are there.
-pub fn run(cache: &Path) -> JobResult<i32> {
+/// Looks at the disk on standard input. Unless it is in a state with a stamp of `known`, reads it and puts the files into
+/// `cache`/KEY if they are not there.
+pub fn run(cache: &Path, known: &[String]) -> JobResult<i32> {
     let disk = rustix::stdio::stdin().as_fd().try_clone_to_owned().map_err(Failure::from_io("take the disk"))?;
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
     let (answers, say) = pipe().map_err(Failure::from_io("make a pipe"))?;
     let (listen, orders) = pipe().map_err(Failure::from_io("make a pipe"))?;
     // In this process the closure is dropped unused, and with it the child's ends of the pipes.
-    let child = confine::spawn(&jobs::parsing(), move || parse(File::from(disk), say, listen))
+    let stamps = known.to_vec();
+    let child = confine::spawn(&jobs::parsing(), move || parse(File::from(disk), &stamps, say, listen))
         .map_err(Failure::from_io("start the confined job"))?;
-    let outcome = receive(BufReader::new(File::from(answers)), File::from(orders), cache);
+    let outcome = receive(BufReader::new(File::from(answers)), File::from(orders), cache, known);
     if outcome.is_err() {
         // It may wait for an order that never comes.
         child.kill();
@@ -85,9 +118,15 @@ fn send(out: &mut impl Write, message: &Message) -> io::Result<()> {
     out.write_all(&line)
 }
 
-fn parse(disk: File, say: OwnedFd, listen: OwnedFd) -> i32 {
+fn parse(disk: File, known: &[String], say: OwnedFd, listen: OwnedFd) -> i32 {
     let mut out = File::from(say);
-    let outcome = select::select(disk).and_then(|selection| tell(selection, &mut out, File::from(listen)));
+    let outcome = select::select(disk).and_then(|selection| match selection {
+        Selection::Own(located) => tell(located, known, &mut out, File::from(listen)),
+        Selection::RootOnly { device } => {
+            let report = Report::Found { stamp: None, bootable: Bootable::RootOnly { device } };
+            send(&mut out, &Message::Report(report)).map_err(gone)
+        }
+    });
     let last = match outcome {
         Ok(()) => Message::End,
         Err(failure) => Message::Failed(failure),
@@ -95,8 +134,16 @@ fn parse(disk: File, say: OwnedFd, listen: OwnedFd) -> i32 {
     i32::from(send(&mut out, &last).is_err())
 }
 
-fn tell(mut selection: Selection, out: &mut File, mut listen: File) -> JobResult<()> {
-    let gone = |e: io::Error| Failure::internal(format!("pipe: {e}"));
+fn gone(e: io::Error) -> Failure {
+    Failure::internal(format!("pipe: {e}"))
+}
+
+fn tell(located: Located, known: &[String], out: &mut File, mut listen: File) -> JobResult<()> {
+    let stamp = located.stamp();
+    if let Some(stamp) = stamp.clone().filter(|stamp| known.contains(stamp)) {
+        return send(out, &Message::Report(Report::Known { stamp })).map_err(gone);
+    }
+    let mut selection = located.read()?;
     let found = Found {
         key: selection.key(),
         release: selection.release.clone(),
@@ -105,7 +152,8 @@ fn tell(mut selection: Selection, out: &mut File, mut listen: File) -> JobResult
         initrd: selection.initrd.is_some(),
         modules: selection.modules.iter().map(|module| module.name.clone()).collect(),
     };
-    send(out, &Message::Found(found)).map_err(gone)?;
+    let report = Report::Found { stamp, bootable: Bootable::Own(found) };
+    send(out, &Message::Report(report)).map_err(gone)?;
     let mut order = [0];
     listen.read_exact(&mut order).map_err(gone)?;
     if order == *b"n" {
@@ -137,24 +185,57 @@ fn next(from: &mut impl BufRead) -> JobResult<Message> {
     match serde_json::from_slice(&line) {
         Ok(Message::Failed(failure)) => Err(failure),
         Ok(message) => Ok(message),
-        Err(_) => Err(Failure::internal("the process reading the disk sent something unexpected")),
+        Err(_) => Err(unexpected()),
     }
 }
 
+fn unexpected() -> Failure {
+    Failure::internal("the process reading the disk sent something unexpected")
+}
+
+fn printable(text: &str) -> bool {
+    text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 fn check(found: &Found) -> JobResult<()> {
-    let printable = |text: &str| text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic());
     let good = found.key.len() == 64
         && found.key.bytes().all(|b| b.is_ascii_hexdigit())
         && found.modules.len() <= FILES_MAX
         && found.modules.iter().all(|name| select::usable_name(name) && name.ends_with(".ko"))
         && found.args.iter().chain([&found.root, &found.release]).all(|text| printable(text));
-    if good { Ok(()) } else { Err(Failure::internal("the process reading the disk sent something unexpected")) }
+    if good { Ok(()) } else { Err(unexpected()) }
 }
 
-fn receive(mut from: impl BufRead, mut orders: File, cache: &Path) -> JobResult<Found> {
-    let Message::Found(found) = next(&mut from)? else {
-        return Err(Failure::internal("the process reading the disk sent something unexpected"));
-    };
+fn is_stamp(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn receive(mut from: impl BufRead, orders: File, cache: &Path, known: &[String]) -> JobResult<Report> {
+    let Message::Report(report) = next(&mut from)? else { return Err(unexpected()) };
+    match &report {
+        Report::Known { stamp } if known.contains(stamp) => {}
+        Report::Found { stamp, .. } if stamp.as_deref().is_none_or(is_stamp) => {}
+        _ => return Err(unexpected()),
+    }
+    match report {
+        Report::Found { stamp, bootable: Bootable::Own(found) } => {
+            let found = fetch(from, orders, cache, found)?;
+            Ok(Report::Found { stamp, bootable: Bootable::Own(found) })
+        }
+        Report::Found { bootable: Bootable::RootOnly { ref device }, .. }
+            if !(printable(device) && device.starts_with("/dev/")) =>
+        {
+            Err(unexpected())
+        }
+        report => match next(&mut from)? {
+            Message::End => Ok(report),
+            _ => Err(unexpected()),
+        },
+    }
+}
+
+/// Has the files of a kernel sent, unless the cache has them.
+fn fetch(mut from: impl BufRead, mut orders: File, cache: &Path, found: Found) -> JobResult<Found> {
     check(&found)?;
     let place = cache.join(&found.key);
     let order = |orders: &mut File, word: &[u8]| orders.write_all(word).map_err(Failure::from_io("order the files"));
@@ -170,7 +251,7 @@ fn receive(mut from: impl BufRead, mut orders: File, cache: &Path) -> JobResult<
     }
     match next(&mut from)? {
         Message::End => Ok(found),
-        _ => Err(Failure::internal("the process reading the disk sent something unexpected")),
+        _ => Err(unexpected()),
     }
 }
 
@@ -185,7 +266,7 @@ fn store(from: &mut impl BufRead, found: &Found, staging: &Path) -> JobResult<()
                 let known = name == KERNEL || (name == INITRD && found.initrd) || found.modules.contains(&name);
                 total += size;
                 if !known || total > TOTAL_MAX {
-                    return Err(Failure::internal("the process reading the disk sent something unexpected"));
+                    return Err(unexpected());
                 }
                 let what = || format!("write {name} to the boot cache");
                 let mut file = File::create_new(staging.join(&name)).map_err(Failure::from_io(what()))?;
@@ -195,7 +276,7 @@ fn store(from: &mut impl BufRead, found: &Found, staging: &Path) -> JobResult<()
                 }
                 count += 1;
             }
-            _ => return Err(Failure::internal("the process reading the disk sent something unexpected")),
+            _ => return Err(unexpected()),
         }
     }
 }

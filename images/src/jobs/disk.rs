@@ -26,8 +26,9 @@ const MKE2FS_CONF: &str = "[defaults]\nbase_features = sparse_super,large_file,f
 const DISK_MIN: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Makes an ext4 image `out` (in directory `work`, whose other content is scratch) of a root file system with its layer.
-pub fn make(metadata: &Path, rootfs: Option<&Path>, work: &Path, limits: Limits) -> JobResult<i32> {
+/// Makes an ext4 image `disk.img` (in directory `work`, whose other content is scratch) of a root file system, with the
+/// layer that the metadata archive holds if `with_layer`.
+pub fn make(metadata: &Path, rootfs: Option<&Path>, with_layer: bool, work: &Path, limits: Limits) -> JobResult<i32> {
     let directory = jobs::open(work)?;
     let room = confine::room(&directory, limits.max_bytes).map_err(Failure::from_io("look at free space"))?;
     let (first, second) = (jobs::open(metadata)?, jobs::open(metadata)?);
@@ -42,9 +43,11 @@ pub fn make(metadata: &Path, rootfs: Option<&Path>, work: &Path, limits: Limits)
         fs::create_dir(&tree).map_err(Failure::from_io("create a scratch directory"))?;
         wire::progress("unpack", Some(0), "Unpacking the image");
         unpack::everything(first, split, &tree, &mut budget)?;
-        wire::progress("unpack", Some(40), "Adding kernel and modules");
         let root = format!("{tree}/rootfs");
-        layer::apply(second, &root, WORK, &mut budget)?;
+        if with_layer {
+            wire::progress("unpack", Some(40), "Adding kernel and modules");
+            layer::apply(second, &root, WORK, &mut budget)?;
+        }
         wire::progress("disk", Some(60), "Making the file system");
         make_ext4(&root)?;
         Ok::<Value, _>(json!({}))

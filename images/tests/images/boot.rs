@@ -2,15 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::kit::{self, HELPER, Place, outcome, tool};
 
 /// A bzImage whose payload is a small zstd-compressed "ELF".
-fn bzimage(release: &str) -> Vec<u8> {
+pub fn bzimage(release: &str) -> Vec<u8> {
     let elf = [b"\x7fELF".as_slice(), &[7; 100_000]].concat();
     let mut payload = zstd::encode_all(elf.as_slice(), 1).expect("zstd");
     payload.extend((elf.len() as u32).to_le_bytes());
@@ -25,7 +23,7 @@ fn bzimage(release: &str) -> Vec<u8> {
     image
 }
 
-fn system(root: &Path) {
+pub fn system(root: &Path) {
     let modules = root.join("lib/modules/6.1-test/kernel");
     fs::create_dir_all(&modules).expect("mkdir");
     fs::create_dir_all(root.join("boot")).expect("mkdir");
@@ -41,19 +39,35 @@ fn system(root: &Path) {
     }
 }
 
-fn ext4(place: &Place, root: &Path) -> PathBuf {
+pub fn ext4(place: &Place, root: &Path) -> PathBuf {
     let disk = place.path().join("disk.img");
+    // Made anew: what was there may be of another size.
     File::create(&disk).expect("create").set_len(32 << 20).expect("size");
     let args: Vec<&OsStr> = ["-q", "-F", "-t", "ext4", "-d"].iter().map(OsStr::new).collect();
     tool("mke2fs", &[&args[..], &[root.as_os_str(), disk.as_os_str()]].concat());
     disk
 }
 
-fn boot(place: &Place, disk: &Path) -> Result<serde_json::Value, berth_images::wire::Failure> {
+/// What the helper finds of a kernel on the disk.
+pub fn boot(place: &Place, disk: &Path) -> Result<serde_json::Value, berth_images::wire::Failure> {
+    let found = look(place, disk)?;
+    Ok(found.get("own").unwrap_or_else(|| panic!("it has a kernel of its own: {found}")).clone())
+}
+
+/// What the helper finds on the disk.
+pub fn look(place: &Place, disk: &Path) -> Result<serde_json::Value, berth_images::wire::Failure> {
+    Ok(report(place, disk, None)?["found"]["bootable"].take())
+}
+
+/// The helper's whole answer.
+fn report(place: &Place, disk: &Path, known: Option<&str>) -> Result<serde_json::Value, berth_images::wire::Failure> {
     let cache = place.path().join("cache");
     fs::create_dir_all(&cache).expect("mkdir");
     let mut command = Command::new(HELPER);
     command.arg("boot").arg("--cache").arg(&cache).stdin(File::open(disk).expect("disk"));
+    if let Some(known) = known {
+        command.args(["--known", known]);
+    }
     let output = command.stdout(Stdio::piped()).output().expect("helper");
     let result = outcome(&output);
     let leftovers = fs::read_dir(&cache).expect("cache").flatten();
@@ -88,31 +102,54 @@ fn another_kernel_means_another_key() {
     assert_ne!(before["key"], after["key"]);
 }
 
+/// Runs commands of debugfs on a file system, as a guest would change it.
+fn change(disk: &Path, commands: &str) {
+    let file = disk.with_extension("commands");
+    fs::write(&file, commands).expect("write");
+    tool("debugfs", &["-w".as_ref(), "-f".as_ref(), file.as_os_str(), disk.as_os_str()]);
+}
+
 #[test]
-fn a_partition_boots_with_what_grub_says() {
+fn a_disk_is_read_again_when_what_it_boots_from_changed_and_only_then() {
     let place = Place::new();
     let root = place.path().join("root");
     system(&root);
-    fs::create_dir_all(root.join("boot/grub")).expect("mkdir");
-    let config =
-        "menuentry 'x' {\n linux /boot/vmlinuz-6.1-test ro quiet console=ttyS1\n initrd /boot/initrd.img-6.1-test\n}\n";
-    fs::write(root.join("boot/grub/grub.cfg"), config).expect("write");
-    let partition = ext4(&place, &root);
-    let disk = place.path().join("gpt.img");
-    let file = File::options().create(true).truncate(true).read(true).write(true).open(&disk).expect("create");
-    file.set_len(48 << 20).expect("size");
-    let mut table =
-        gpt::GptConfig::new().writable(true).create_from_device(file.try_clone().expect("clone"), None).expect("gpt");
-    table.add_partition("root", 32 << 20, gpt::partition_types::LINUX_FS, 0, None).expect("partition");
-    let (start, guid) =
-        table.partitions().values().map(|p| (p.first_lba * 512, p.part_guid)).next().expect("partition");
-    table.write().expect("write");
-    let mut content = Vec::new();
-    File::open(partition).expect("open").read_to_end(&mut content).expect("read");
-    file.write_all_at(&content, start).expect("write");
-    let found = boot(&place, &disk).expect("boot");
-    assert_eq!(found["root"], format!("root=PARTUUID={guid}"));
-    assert_eq!(found["args"], serde_json::json!(["ro", "quiet"]));
+    let disk = ext4(&place, &root);
+    let first = report(&place, &disk, None).expect("boot");
+    let stamp = first["found"]["stamp"].as_str().expect("stamp").to_owned();
+    let known = |disk: &Path| report(&place, disk, Some(&stamp)).expect("boot");
+    let same = serde_json::json!({ "known": { "stamp": stamp } });
+    assert_eq!(known(&disk), same);
+    // A guest that runs writes much; a disk that grows keeps its files.
+    let other = kit::save(place.path(), "other", b"newer initrd");
+    change(&disk, &format!("write {} etc/motd\nrm boot/gone\n", other.display()));
+    File::options().write(true).open(&disk).expect("open").set_len(48 << 20).expect("size");
+    tool("resize2fs", &["-f".as_ref(), disk.as_os_str()]);
+    assert_eq!(known(&disk), same);
+    // An upgrade puts a new file in the old one's place.
+    change(&disk, &format!("rm boot/initrd.img-6.1-test\nwrite {} boot/initrd.img-6.1-test\n", other.display()));
+    let upgraded = known(&disk);
+    assert_ne!(upgraded["found"]["stamp"], first["found"]["stamp"]);
+    assert_ne!(upgraded["found"]["bootable"]["own"]["key"], first["found"]["bootable"]["own"]["key"]);
+    let key = upgraded["found"]["bootable"]["own"]["key"].as_str().expect("key");
+    assert_eq!(fs::read(place.path().join("cache").join(key).join("initrd")).expect("initrd"), b"newer initrd");
+    // So does a program that writes into it.
+    change(&disk, "set_inode_field boot/initrd.img-6.1-test mtime 20300101000000\n");
+    assert_ne!(known(&disk)["found"]["stamp"], upgraded["found"]["stamp"]);
+}
+
+#[test]
+fn a_boot_loader_that_says_something_else_is_heard() {
+    let place = Place::new();
+    let root = place.path().join("root");
+    system(&root);
+    let stamp = |arguments: &str| {
+        fs::create_dir_all(root.join("boot/grub")).expect("mkdir");
+        let config = format!("menuentry x {{\nlinux /boot/vmlinuz-6.1-test {arguments}\n}}\n");
+        fs::write(root.join("boot/grub/grub.cfg"), config).expect("write");
+        report(&place, &ext4(&place, &root), None).expect("boot")["found"]["stamp"].clone()
+    };
+    assert_ne!(stamp("quiet"), stamp("debug"));
 }
 
 #[test]
@@ -121,8 +158,11 @@ fn disks_without_a_kernel_are_told_so() {
     let root = place.path().join("root");
     fs::create_dir_all(root.join("etc")).expect("mkdir");
     std::os::unix::fs::symlink("vmlinuz", root.join("vmlinuz")).expect("link");
-    let failure = boot(&place, &ext4(&place, &root)).expect_err("no kernel");
-    assert!(failure.message.contains("no kernel found"), "{failure:?}");
+    let only_root = serde_json::json!({ "root_only": { "device": "/dev/vda" } });
+    assert_eq!(look(&place, &ext4(&place, &root)).expect("a root"), only_root);
+    fs::remove_dir(root.join("etc")).expect("rmdir");
+    let failure = look(&place, &ext4(&place, &root)).expect_err("no kernel");
+    assert!(failure.message.contains("neither a kernel"), "{failure:?}");
     let empty = kit::save(place.path(), "empty", &[0; 1 << 20]);
     assert!(boot(&place, &empty).expect_err("empty").message.contains("neither an ext4"));
     let tiny = kit::save(place.path(), "tiny", b"");

@@ -2,6 +2,7 @@
 
 mod boot;
 mod kit;
+mod layouts;
 mod squash;
 mod store;
 mod tarball;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_images::{
-    Error, ImageInfo, ImageUpdate, Images, ImportFiles, ImportOptions, ProgressEvent, RootfsName, Staging,
+    Error, ImageInfo, ImageUpdate, Images, ImportFiles, ImportOptions, Programs, ProgressEvent, RootfsName, Staging,
 };
 use berth_store::mem::MemStore;
 use berth_store::{Always, ErrorKind, Store};
@@ -23,16 +23,20 @@ struct Fixture {
 
 fn quiet(_: ProgressEvent) {}
 
+fn programs(helper: &str) -> Programs {
+    Programs { helper: helper.into(), kernel: "/no/such/vmlinux".into() }
+}
+
 impl Fixture {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let store: Arc<dyn Store> = Arc::new(MemStore::new());
-        let images = Images::open(Arc::clone(&store), dir.path().to_owned(), HELPER.into()).await.expect("open");
+        let images = Images::open(Arc::clone(&store), dir.path().to_owned(), programs(HELPER)).await.expect("open");
         Self { dir, store, images }
     }
 
     async fn reopen(&self) -> Images {
-        Images::open(Arc::clone(&self.store), self.dir.path().to_owned(), HELPER.into()).await.expect("open")
+        Images::open(Arc::clone(&self.store), self.dir.path().to_owned(), programs(HELPER)).await.expect("open")
     }
 
     fn upload(&self, tar: Tar) -> (Staging, ImportFiles) {
@@ -50,7 +54,7 @@ impl Fixture {
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("images")).expect("images").flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name != "boot-cache" && !name.starts_with(".staging-")).collect()
+        names.filter(|name| !name.starts_with("boot-") && !name.starts_with(".staging-")).collect()
     }
 }
 
@@ -287,15 +291,45 @@ async fn a_container_image_makes_no_virtual_machine() {
     let image = f.import("default", small(), ImportOptions::default()).await.expect("import");
     let disk = f.dir.path().join("disk");
     let error = f.images.create_disk("default", &image.fingerprint, &disk, 0, &quiet).await.expect_err("no kernel");
-    assert!(error.to_string().contains("launch it as a container"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("cargo xtask kernel") && text.contains("launch the image as a container"), "{text}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!image.kinds.virtual_machine && f.images.check_bootable(&image).is_err());
     assert!(!disk.exists());
+}
+
+#[tokio::test]
+async fn a_container_image_boots_on_the_installed_kernel() {
+    let f = Fixture::new().await;
+    let kernel = kit::save(f.dir.path(), "vmlinux", b"\x7fELF");
+    let with_kernel = Programs { kernel: kernel.clone(), ..programs(HELPER) };
+    let images = Images::open(Arc::clone(&f.store), f.dir.path().to_owned(), with_kernel).await.expect("open");
+    let f = Fixture { images, ..f };
+    let tar = Tar::unified().entry("rootfs/etc", tar::EntryType::Directory, "", &[], 0o755).file(
+        "rootfs/etc/os-release",
+        b"ID=test\n",
+        0o644,
+    );
+    let image = f.import("default", tar, ImportOptions::default()).await.expect("import");
+    assert!(image.kinds.container && image.kinds.virtual_machine);
+    assert_eq!(image.image_type, "container");
+    let disk = f.dir.path().join("root.img");
+    f.images.create_disk("default", &image.fingerprint, &disk, 2 << 30, &quiet).await.expect("disk");
+    assert_eq!(fs::metadata(&disk).expect("disk").len(), 2 << 30);
+    let boot = f.images.boot_files(&disk, None).await.expect("boot");
+    assert_eq!((boot.kernel, boot.initrd), (kernel.clone(), None));
+    assert_eq!((boot.root.as_str(), boot.modules.len()), ("root=/dev/vda", 0));
+    fs::remove_file(&kernel).expect("remove");
+    let error = f.images.boot_files(&disk, None).await.expect_err("no kernel").to_string();
+    assert!(error.contains("root.img holds no kernel") && error.contains("cargo xtask kernel"), "{error}");
 }
 
 #[tokio::test]
 async fn a_missing_helper_is_named() {
     let f = Fixture::new().await;
-    let images =
-        Images::open(Arc::clone(&f.store), f.dir.path().to_owned(), "/no/such/berth-image".into()).await.expect("open");
+    let images = Images::open(Arc::clone(&f.store), f.dir.path().to_owned(), programs("/no/such/berth-image"))
+        .await
+        .expect("open");
     let staging = images.staging().expect("staging");
     let metadata = small().save(staging.path(), "m");
     let error = images

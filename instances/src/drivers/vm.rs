@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use berth_agent::initrd::{self, Module};
 use berth_guest::client;
 use berth_guest::protocol::{AGENT_PORT, ExecSpec, GuestState};
-use berth_images::{BootFiles, Images, Progress};
+use berth_images::{BootFiles, Images, Progress, seed};
 use berth_supervisor::handshake::FdIndex;
 use berth_supervisor::protocol::{Input, Request};
 use berth_vmm::spec::{DiskSpec, NicSpec, VmSpec};
@@ -77,7 +77,7 @@ impl Driver for VmDriver {
 
     async fn start(&self, plan: &Plan, network: &mut Nics<'_>) -> Result<Started> {
         let disk = plan.volume.join(ROOT_DISK);
-        let boot = self.images.boot_files(&disk).await?;
+        let boot = self.images.boot_files(&disk, plan.base_image.as_deref()).await?;
         let taps = network.attach_vm().await?;
         let agent = self.agent.clone();
         let (spec, fds) = {
@@ -205,7 +205,12 @@ fn assemble(
         .write(true)
         .open(disk)
         .map_err(Error::io(format!("open the disk {}", disk.display())))?;
-    let disks = vec![DiskSpec { file: add(root.into()), readonly: false, id: "root".to_owned() }];
+    let mut disks = vec![DiskSpec { file: add(root.into()), readonly: false, id: "root".to_owned() }];
+    if let Some(files) = &plan.cloud_init {
+        let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+        let content = seed::disk(&files).map_err(Error::io("make the disk for cloud-init"))?;
+        disks.push(DiskSpec { file: add(in_memory("cloud-init", &content)?), readonly: true, id: "cidata".to_owned() });
+    }
     let nics = taps
         .into_iter()
         .map(|tap| NicSpec {
@@ -261,9 +266,14 @@ fn agent_initrd(agent: &Path, modules: &[PathBuf]) -> Result<OwnedFd> {
         })
         .collect::<Result<Vec<_>>>()?;
     let archive = initrd::build(&program, &modules);
-    let memory = rustix::fs::memfd_create("agent-initrd", rustix::fs::MemfdFlags::CLOEXEC)
+    in_memory("agent-initrd", &archive)
+}
+
+/// A file that has no path.
+fn in_memory(name: &str, content: &[u8]) -> Result<OwnedFd> {
+    let memory = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|e| Error::io("make a file in memory")(e.into()))?;
     let mut file = File::from(memory);
-    file.write_all(&archive).and_then(|()| file.rewind()).map_err(Error::io("write a file in memory"))?;
+    file.write_all(content).and_then(|()| file.rewind()).map_err(Error::io("write a file in memory"))?;
     Ok(file.into())
 }

@@ -13,6 +13,7 @@ use super::live::{Heard, Live, Stopping};
 use super::remove::remove_tree;
 use super::use_running::volume_kind;
 use super::{Answer, Command, Shared};
+use crate::cloud_init;
 use crate::devices;
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
@@ -217,6 +218,8 @@ impl Actor {
         self.publish().await?;
         let addresses = nics::invent_addresses(&self.view.borrow())?;
         self.volatile.values.extend(addresses);
+        let config = self.view.borrow().expanded_config.clone();
+        cloud_init::renew(&mut self.volatile.values, self.document.uuid, &self.name, &config);
         self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
         self.remember_error(None);
         self.volatile.last_used_at = Some(Timestamp::now());

@@ -118,11 +118,9 @@ impl Shared {
         let Source::Image { fingerprint } = source else { return Ok((None, Config::new(), default())) };
         let owner = self.projects.owner(project, Feature::Images).await?;
         let image = self.images.get(&owner, &fingerprint).await?;
-        let suits = match kind {
-            Kind::Container => image.kinds.container,
-            Kind::VirtualMachine => image.kinds.virtual_machine,
-        };
-        if !suits {
+        if kind == Kind::VirtualMachine {
+            self.images.check_bootable(&image)?;
+        } else if !image.kinds.container {
             return Err(Error::Invalid(format!(
                 "image {} cannot be used for a {kind}; choose another image or kind",
                 &image.fingerprint[..12.min(image.fingerprint.len())]
