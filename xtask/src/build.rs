@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{
+    kernel,
     packages::{self, Purpose},
     workspace,
 };
@@ -40,6 +41,7 @@ pub fn run(options: &Options) -> Result<PathBuf> {
     execute(&mut build)?;
     let programs = target_directory()?.join(if options.release { "release" } else { "debug" });
     agent(&programs)?;
+    kernel::place(&programs)?;
     Ok(programs)
 }
 

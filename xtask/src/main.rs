@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod image;
+mod kernel;
 mod lab;
 mod licences;
 mod packages;
@@ -33,6 +34,8 @@ enum Task {
     Demo(demo::Options),
     /// Build all programs and put the static guest agent beside them.
     Build(build::Options),
+    /// Build the kernel for virtual machines whose image holds none, and put it beside the programs.
+    Kernel(kernel::Options),
     /// Run all checks, unit tests and end-to-end tests; tests of virtual machines run in the lab if need be.
     Test(test::Options),
     /// Measure how fast instances start, beside a peer if one is named.
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Demo(options) => demo::run(&options)?,
         Task::Build(options) => eprintln!("Built into {}", build::run(&options)?.display()),
+        Task::Kernel(options) => kernel::run(&options)?,
         Task::Test(options) => test::run(&options)?,
         Task::Bench(options) => bench::run(&options)?,
         Task::Licences => licences::check()?,

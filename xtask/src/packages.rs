@@ -18,6 +18,8 @@ pub enum Purpose {
     Test,
     /// Booting the lab.
     Lab,
+    /// Building the kernel for virtual machines.
+    Kernel,
 }
 
 impl Purpose {
@@ -43,6 +45,18 @@ impl Purpose {
             ],
             Self::Test => &["python3-venv"],
             Self::Lab => &["busybox-static", "e2fsprogs", "kmod", "qemu-system-x86"],
+            Self::Kernel => &[
+                "bc",
+                "binutils",
+                "bison",
+                "flex",
+                "gcc",
+                "libelf-dev",
+                "linux-source-6.1",
+                "make",
+                "perl",
+                "xz-utils",
+            ],
         }
     }
 }

@@ -4,7 +4,7 @@
 //! whatever was built here runs there under the same path, and nothing is left behind.
 
 mod files;
-mod kernel;
+pub mod kernel;
 mod machine;
 mod output;
 
@@ -60,6 +60,11 @@ pub fn run(options: &Options) -> Result<i32> {
     let directory = directory();
     let files = files::prepare(&directory)?;
     machine::run(&directory, &files, options, &script(options)?)
+}
+
+/// Debian's kernel, which the lab boots.
+pub fn debian_kernel() -> Result<kernel::Kernel> {
+    Ok(files::prepare(&directory())?.kernel)
 }
 
 /// Where the lab's kernel, initrd and logs are kept.
