@@ -1,6 +1,6 @@
 //! Bad input and faults: each error names the object, the reason and the next step, and nothing is left behind.
 
-use berth_tests::{Daemon, Run, Watch, programs};
+use berth_tests::{Daemon, Run, Setup, Watch, programs};
 
 #[test]
 fn bad_requests_are_refused_with_a_reason() {
@@ -16,7 +16,6 @@ fn bad_requests_are_refused_with_a_reason() {
         ("init busybox c2 -p nosuch", vec!["nosuch", "not found"]),
         ("init busybox c2 -s nosuch", vec!["nosuch", "not found"]),
         ("init busybox c2 -n nosuch", vec!["nosuch", "not found"]),
-        ("init busybox c2 --vm", vec!["virtual-machine"]),
         ("start nosuch", vec!["nosuch", "not found"]),
         ("exec c1 -- true", vec!["c1", "not running"]),
         ("stop c1", vec!["c1", "already stopped"]),
@@ -32,6 +31,21 @@ fn bad_requests_are_refused_with_a_reason() {
         }
     }
     assert_eq!(daemon.berth("list --format csv --columns n").ok(), "c1\n");
+    daemon.finish();
+}
+
+#[test]
+fn a_virtual_machine_of_an_image_without_a_kernel_needs_one_beside_the_programs() {
+    let beside = tempfile::Builder::new().prefix("programs").tempdir_in(programs()).unwrap();
+    for name in ["berthd", "berth-agent", "berth-container", "berth-image", "berth-vmm"] {
+        std::fs::hard_link(programs().join(name), beside.path().join(name)).unwrap();
+    }
+    let daemon = Setup::default().programs(beside.path()).start();
+    daemon.import_busybox();
+    let said = daemon.berth("init busybox v1 --vm").fails();
+    for part in ["holds no kernel", "cargo xtask kernel", "vmlinux", "as a container"] {
+        assert!(said.contains(part), "{said}");
+    }
     daemon.finish();
 }
 
