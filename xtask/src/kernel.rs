@@ -41,8 +41,16 @@ const VMLINUX: &str = "vmlinux";
 /// Directory beside it with the modules it needs; Berth's own has none.
 const MODULES: &str = "vmlinux.d";
 /// What a virtual machine needs that Debian's kernel has not built in, up to its network and systemd.
-const DEBIAN_MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_net", "ext4", "vmw_vsock_virtio_transport", "af_packet", "autofs4"];
+const DEBIAN_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "crc32c_generic",
+    "ext4",
+    "vmw_vsock_virtio_transport",
+    "af_packet",
+    "autofs4",
+];
 /// Tells of what the kernel was made.
 const ORIGIN: &str = "origin";
 
