@@ -7,8 +7,6 @@ use std::path::Path;
 use berth_tests::guests::{Events, daemon_with_debian, sh, status, step, wait_booted};
 use berth_tests::{Daemon, Terminal};
 
-const USER_DATA: &str = "#cloud-config\npackages: []\n";
-
 #[test]
 fn a_virtual_machine_lives_beside_a_container() {
     let daemon = daemon_with_debian();
@@ -18,9 +16,7 @@ fn a_virtual_machine_lives_beside_a_container() {
             daemon.berth("launch debian/12 c1 --wait").ok();
             wait_booted(&daemon, "c1");
         });
-        let user_data = format!("user.user-data={USER_DATA}");
-        let launch = "launch debian/12 v1 --vm --wait -c limits.cpu=2 -c limits.memory=768MiB -c";
-        let said = daemon.berth_args(launch.split(' ').chain([&*user_data])).ok();
+        let said = daemon.berth("launch debian/12 v1 --vm --wait -c limits.cpu=2 -c limits.memory=768MiB").ok();
         assert!(said.contains("Creating v1") && said.contains("Starting v1"), "{said}");
         wait_booted(&daemon, "v1");
         container.join().expect("the container boots");
@@ -29,7 +25,6 @@ fn a_virtual_machine_lives_beside_a_container() {
     they_reach_each_other_by_name(&daemon);
     daemon.berth("delete --force c1").ok();
     it_has_its_limits(&daemon);
-    its_cloud_init_is_told(&daemon);
     exec_passes_everything_on(&daemon);
     a_terminal_is_a_terminal(&daemon);
     signals_reach_a_program(&daemon);
@@ -79,18 +74,6 @@ fn it_has_its_limits(daemon: &Daemon) {
     assert_eq!(sh(daemon, "v1", "nproc"), "2\n");
     let kib: u64 = sh(daemon, "v1", "awk '/^MemTotal/ {print $2}' /proc/meminfo").trim().parse().unwrap();
     assert!((640 << 10..768 << 10).contains(&kib), "{kib} KiB");
-}
-
-/// What a cloud-init in it would find; the image has none.
-fn its_cloud_init_is_told(daemon: &Daemon) {
-    step("its cloud-init is told");
-    let read = "mount -o ro /dev/disk/by-label/CIDATA /mnt && cd /mnt && cat meta-data user-data vendor-data; ls; cd /; umount /mnt";
-    let id = daemon.berth("config get v1 volatile.cloud-init.instance-id").ok();
-    let expected = format!(
-        "instance-id: {id}local-hostname: v1\n{USER_DATA}#cloud-config\n{{}}\nmeta-data\nuser-data\nvendor-data\n"
-    );
-    assert_eq!(sh(daemon, "v1", read), expected);
-    assert!(daemon.berth_args(["exec", "v1", "--", "sh", "-c", "echo x > /dev/vdb"]).any().status != 0, "read-only");
 }
 
 fn exec_passes_everything_on(daemon: &Daemon) {

@@ -16,7 +16,6 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     build::{self, execute},
-    lab,
     packages::{self, Purpose},
     workspace,
 };
@@ -38,19 +37,8 @@ const FIXED: &[(&str, &str)] = &[
 ];
 /// Name of the kernel beside the programs.
 const VMLINUX: &str = "vmlinux";
-/// Directory beside it with the modules it needs; Berth's own has none.
+/// Directory beside it with the modules another kernel needs; Berth's own has none.
 const MODULES: &str = "vmlinux.d";
-/// What a virtual machine needs that Debian's kernel has not built in, up to its network and systemd.
-const DEBIAN_MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "crc32c_generic",
-    "ext4",
-    "vmw_vsock_virtio_transport",
-    "af_packet",
-    "autofs4",
-];
 /// Tells of what the kernel was made.
 const ORIGIN: &str = "origin";
 
@@ -105,40 +93,18 @@ pub fn prepare() -> Result<PathBuf> {
     Ok(kernel)
 }
 
-/// Puts the kernel beside `programs` if it was built; tells whether it was.
-pub fn place(programs: &Path) -> Result<bool> {
+/// Puts the kernel beside `programs` if it was built.
+pub fn place(programs: &Path) -> Result<()> {
     let kernel = directory()?.join(VMLINUX);
     if !kernel.exists() {
-        return Ok(false);
+        return Ok(());
     }
     copy(&kernel, programs)?;
     let modules = programs.join(MODULES);
     if modules.exists() {
         fs::remove_dir_all(&modules).context("cannot remove the modules of another kernel")?;
     }
-    Ok(true)
-}
-
-/// For tests: the kernel if it was built, for that takes minutes; else Debian's, which does with a few modules.
-pub fn provide(programs: &Path) -> Result<()> {
-    if place(programs)? {
-        return Ok(());
-    }
-    eprintln!("Images without a kernel are tested on Debian's; `cargo xtask kernel` builds Berth's own");
-    let debian = lab::debian_kernel()?;
-    let modules = programs.join(MODULES);
-    fs::create_dir_all(&modules).with_context(|| format!("cannot make {}", modules.display()))?;
-    for (number, path) in lab::kernel::load_order(&debian, DEBIAN_MODULES)?.iter().enumerate() {
-        let name = path.file_name().context("a module has a name")?.to_string_lossy().into_owned();
-        let target = modules.join(format!("{number:02}-{}", name.trim_end_matches(".xz")));
-        if name.ends_with(".xz") {
-            let output = Command::new("xz").arg("-dc").arg(path).output().context("cannot run xz")?;
-            fs::write(&target, output.stdout).with_context(|| format!("cannot write {}", target.display()))?;
-        } else {
-            fs::copy(path, &target).with_context(|| format!("cannot write {}", target.display()))?;
-        }
-    }
-    copy(&debian.image, programs)
+    Ok(())
 }
 
 /// Renamed into its place: a running daemon may be reading the old one.

@@ -4,7 +4,7 @@
 //! whatever was built here runs there under the same path, and nothing is left behind.
 
 mod files;
-pub mod kernel;
+mod kernel;
 mod machine;
 mod output;
 
@@ -60,11 +60,6 @@ pub fn run(options: &Options) -> Result<i32> {
     let directory = directory();
     let files = files::prepare(&directory)?;
     machine::run(&directory, &files, options, &script(options)?)
-}
-
-/// Debian's kernel, which the lab boots.
-pub fn debian_kernel() -> Result<kernel::Kernel> {
-    Ok(files::prepare(&directory())?.kernel)
 }
 
 /// Where the lab's kernel, initrd and logs are kept.
