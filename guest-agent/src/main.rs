@@ -12,6 +12,7 @@ mod mounts;
 mod ready;
 mod service;
 mod vsock;
+mod welcome;
 
 use std::process::ExitCode;
 

@@ -1,9 +1,6 @@
 //! Tells the host that the agent is up.
 
-use std::{
-    io::{self, Read},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use berth_agent::server::Connection;
 use berth_guest::{
@@ -11,7 +8,7 @@ use berth_guest::{
     protocol::{Hello, PROTOCOL_VERSION, READY_PORT},
 };
 
-use crate::vsock;
+use crate::{vsock, welcome};
 
 /// Longest wait between two attempts.
 const MAX_DELAY: Duration = Duration::from_secs(10);
@@ -25,8 +22,8 @@ pub fn keep() -> ! {
     loop {
         if let Ok(mut connection) = dial() {
             delay = FIRST_DELAY;
-            // The host sends nothing: this returns when the connection is lost.
-            let _ = connection.read(&mut [0]);
+            // Returns when the connection is lost.
+            let _ = listen(&mut connection);
         } else if !loaded {
             // The initrd may have carried no transport that fits; the root has its own.
             loaded = true;
@@ -37,6 +34,14 @@ pub fn keep() -> ! {
             delay = (delay * 2).min(MAX_DELAY);
         }
     }
+}
+
+/// Does what the host tells until it tells no more.
+fn listen(connection: &mut Connection) -> io::Result<()> {
+    while let Some(message) = frame::read(connection)? {
+        frame::write_json(connection, &welcome::apply(&message.parse()?))?;
+    }
+    Ok(())
 }
 
 fn dial() -> io::Result<Connection> {

@@ -14,9 +14,12 @@ pub const USER_SPACE_MARK: &str = "berth-agent: user space";
 /// What the agent prints on the console when it listens, in the guest's real root, just before it dials out.
 pub const AGENT_MARK: &str = "berth-agent: up";
 /// Version of this protocol; told in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+/// Agents of this version and above understand [`Welcome`].
+pub const WELCOME_VERSION: u32 = 2;
 
-/// First message of the agent on the ready connection, which then stays open for the life of the agent.
+/// First message of the agent on the ready connection, which then stays open for the life of the agent. The host answers
+/// with [`Welcome`] or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`PROTOCOL_VERSION`] of the agent.
@@ -27,6 +30,16 @@ pub struct Hello {
     pub kernel: String,
     /// Host name at the time of the message.
     pub hostname: String,
+}
+
+/// What the host tells a guest that goes on from a saved state. Answer: [`Reply::Done`] when all is set, or
+/// [`Reply::Error`] with what is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The time now, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// Random bytes for the guest's kernel, which must not go on with those it was saved with.
+    pub entropy: Vec<u8>,
 }
 
 /// What the host asks. One request a connection.

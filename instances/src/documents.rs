@@ -48,6 +48,9 @@ impl Document for InstanceDoc {
 pub(crate) struct VolatileDoc {
     pub values: Config,
     pub last_used_at: Option<Timestamp>,
+    /// Its run state was saved when it stopped, and nothing of it has run since.
+    #[serde(default)]
+    pub stateful: bool,
 }
 
 impl Document for VolatileDoc {

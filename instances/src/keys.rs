@@ -37,6 +37,7 @@ const KEYS: &[(&str, Form, Applies)] = &[
     ("limits.memory", Form::Memory, Applies::Both),
     ("limits.memory.swap", Form::Bool, Applies::Containers),
     ("limits.processes", Form::Integer, Applies::Containers),
+    ("migration.stateful", Form::Bool, Applies::VirtualMachines),
     ("security.nesting", Form::Bool, Applies::Containers),
     ("security.protection.delete", Form::Bool, Applies::Both),
 ];
@@ -57,7 +58,6 @@ const NOT_YET: &[&str] = &[
     "migration.incremental.memory",
     "migration.incremental.memory.goal",
     "migration.incremental.memory.iterations",
-    "migration.stateful",
     "nvidia.driver.capabilities",
     "nvidia.require.cuda",
     "nvidia.require.driver",
@@ -103,8 +103,14 @@ fn complaint(key: &str, value: &str, kind: Option<Kind>) -> Option<String> {
         return None;
     }
     let Some((_, form, applies)) = KEYS.iter().find(|(name, ..)| *name == key) else { return Some(unknown(key)) };
-    if *applies == Applies::Containers && kind == Some(Kind::VirtualMachine) {
-        return Some(format!("key \"{key}\" applies to containers only; remove it from this virtual machine"));
+    match (applies, kind) {
+        (Applies::Containers, Some(Kind::VirtualMachine)) => {
+            return Some(format!("key \"{key}\" applies to containers only; remove it from this virtual machine"));
+        }
+        (Applies::VirtualMachines, Some(Kind::Container)) => {
+            return Some(format!("key \"{key}\" applies to virtual machines only; remove it from this container"));
+        }
+        _ => {}
     }
     if *applies == Applies::VirtualMachines && kind == Some(Kind::Container) {
         return Some(format!("key \"{key}\" applies to virtual machines only yet; remove it from this container"));
@@ -232,8 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn container_keys_are_refused_for_virtual_machines() {
+    fn keys_of_one_kind_are_refused_for_the_other() {
         assert!(one("limits.processes", "100", Some(Kind::VirtualMachine)).is_err());
         assert_eq!(one("limits.processes", "100", None), Ok(()), "a profile may serve both kinds");
+        assert!(one("migration.stateful", "true", Some(Kind::Container)).is_err());
+        assert_eq!(one("migration.stateful", "true", Some(Kind::VirtualMachine)), Ok(()));
     }
 }

@@ -26,7 +26,7 @@ pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
 pub use manager::{Deps, Instances};
 pub use model::{
-    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StateReport, Status, StopRequest, Trouble,
-    TroubleKind, Update,
+    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StartFrom, StateReport, Status,
+    StopRequest, Trouble, TroubleKind, Update,
 };
 pub use names::check as check_name;

@@ -70,6 +70,8 @@ pub struct Instance {
     pub profiles: Vec<String>,
     /// Deleted when it stops.
     pub ephemeral: bool,
+    /// Its run state was saved, and it goes on from there at its next start.
+    pub stateful: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last started.
@@ -171,9 +173,20 @@ pub struct Update {
     pub ephemeral: bool,
 }
 
+/// What to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFrom {
+    /// The kernel. A saved run state is discarded.
+    Boot,
+    /// The saved run state, which must be there.
+    Saved,
+}
+
 /// How to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct StopRequest {
+    /// Save the run state instead of asking the guest.
+    pub stateful: bool,
     /// End it at once instead of asking the guest.
     pub force: bool,
     /// How long the guest may take; `None`: as long as it wants.

@@ -26,6 +26,10 @@ pub enum Request {
     Pause,
     /// Undo [`Request::Pause`]. Answer: [`Reply::Done`].
     Resume,
+    /// Virtual machine only. Save the machine into two empty files, which come as descriptors: its state and its RAM.
+    /// Answer: [`Reply::Done`] when both are written (not yet synced). CPUs and devices stand still until the connection
+    /// is closed, and then go on; or the machine ends, on [`SaveControl::End`].
+    Save,
     /// Ask the guest's init for a clean shutdown. Answer: [`Reply::Done`] when it was asked, not when it is down.
     Shutdown,
     /// End the instance at once. Answer: [`Reply::Done`]; the end is told by [`Event::Exited`].
@@ -49,6 +53,14 @@ pub enum Input {
     Resize(WindowSize),
     /// Signal for the program.
     Signal(i32),
+}
+
+/// What may follow `Save`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaveControl {
+    /// End the machine, which is to go on from what was saved: [`ExitReason::Saved`].
+    End,
 }
 
 /// State of a running instance, as its supervisor sees it.
@@ -105,6 +117,8 @@ pub enum ExitReason {
     Shutdown,
     /// The guest wants to start again; the daemon does that.
     Reboot,
+    /// Its state was saved, and [`SaveControl::End`] followed.
+    Saved,
     /// [`Request::Kill`] or a signal to the supervisor.
     Killed,
     /// The guest's kernel panicked and stopped.

@@ -135,6 +135,20 @@ fn a_killed_daemon_finds_its_instances_again() {
 }
 
 #[test]
+fn a_container_is_not_stopped_with_its_run_state() {
+    let daemon = Daemon::with_busybox();
+    daemon.berth("launch busybox c1").ok();
+    let said = daemon.berth("stop c1 --stateful").fails();
+    assert!(said.contains("container") && said.contains("--stateful"), "{said}");
+    assert_eq!(daemon.berth("exec c1 -- echo it runs").ok(), "it runs\n");
+    daemon.berth("stop c1 --force").ok();
+    let body = r#"{"action":"start","stateful":true}"#;
+    let said = daemon.berth_args(["query", "--wait", "-X", "PUT", "-d", body, "/1.0/instances/c1/state"]).fails();
+    assert!(said.contains("no existing state"), "{said}");
+    daemon.finish();
+}
+
+#[test]
 fn limits_reach_the_cgroup() {
     let daemon = Daemon::with_busybox();
     daemon.berth("init busybox c1 -c limits.memory=64MiB -c limits.processes=50 -c limits.cpu=1").ok();

@@ -21,7 +21,7 @@ use anyhow::{Context, bail};
 use berth_supervisor::handshake::{FdIndex, HANDSHAKE_FD, PROTOCOL_VERSION, Proceed, Progress, Start};
 use berth_supervisor::protocol::{CONTROL_SOCKET, Event, Reply, Request};
 use berth_supervisor::transport::Endpoint;
-use berth_vmm::spec::{DiskSpec, NicSpec, VmSpec};
+use berth_vmm::spec::{DiskSpec, NicSpec, OriginSpec, VmSpec};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -101,9 +101,7 @@ fn specification(arguments: &Arguments) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)
         name: "trial".into(),
         vcpus: arguments.vcpus,
         memory: arguments.memory << 20,
-        kernel,
-        initrds,
-        cmdline: arguments.cmdline.clone(),
+        origin: OriginSpec::Boot { kernel, initrds, cmdline: arguments.cmdline.clone() },
         disks,
         nics,
         vsock_cid: arguments.cid,

@@ -15,8 +15,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Interrupt of the first serial port, as ever.
 pub const COM1_IRQ: u32 = 4;
-/// Interrupt of the generic event device (power button).
+/// Interrupt of the generic event device that tells of the power button.
 pub const EVENT_IRQ: u32 = 9;
+/// Interrupt of the generic event device that tells of a new generation id.
+pub const GENERATION_IRQ: u32 = 10;
 /// Pins of the I/O APIC; message signalled interrupts are numbered from here.
 const IOAPIC_PINS: u32 = 24;
 /// Most message signalled interrupts of a machine: 31 devices with at most 64 vectors, and KVM takes 4096 routes.

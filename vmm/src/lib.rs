@@ -8,7 +8,9 @@
 //! | [`cpu`] | features and registers of a virtual CPU |
 //! | [`interrupts`] | routing, and how devices reach KVM |
 //! | [`bus`], [`power`] | ports and device memory; sleep and reset registers |
+//! | [`generation`] | the id by which a guest sees that it continues from a saved state |
 //! | [`acpi`], [`boot`] | firmware tables; kernel, initrd, boot parameters |
+//! | [`state`] | a paused machine as saved state, and back |
 //! | [`machine`] | all of that put together |
 //! | [`process`] | `berth-vmm run`: handshake, control socket, console, agent |
 //! | [`probe`] | `berth-vmm probe`: whether a guest can live under this host's KVM |
@@ -17,6 +19,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod cpu;
+pub mod generation;
 pub mod interrupts;
 pub mod kvm;
 pub mod machine;
@@ -25,3 +28,4 @@ pub mod power;
 pub mod probe;
 pub mod process;
 pub mod spec;
+pub mod state;

@@ -1,11 +1,13 @@
 //! The guest's physical address space: where RAM and everything else lies, and the RAM itself.
 
+use std::fs::File;
 use std::io;
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollectionError, GuestRegionMmap,
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollectionError,
+    GuestRegionMmap,
 };
 
 /// End of the RAM below 1 MiB that kernels may use; above lie the areas firmware keeps on a PC.
@@ -14,6 +16,8 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the firmware tables' area.
 pub const ACPI_END: u64 = 0xf_0000;
+/// Where the generation id lies, in the reserved area behind the tables.
+pub const GENERATION_ID: u64 = ACPI_END;
 /// End of what firmware keeps on a PC.
 pub const LEGACY_END: u64 = 0x10_0000;
 /// RAM that kernels are loaded to begins here.
@@ -57,6 +61,9 @@ pub enum MemoryError {
         /// Why.
         source: vm_memory::mmap::MmapRegionError,
     },
+    /// See the message.
+    #[error("the file of the guest's memory cannot be used: {0}")]
+    File(io::Error),
     /// See the message.
     #[error("the guest's memory of {size} bytes does not fit its address space")]
     Range {
@@ -145,13 +152,33 @@ pub fn allocate(memory: u64) -> Result<Memory, MemoryError> {
     Ok(Memory::from_regions(regions)?)
 }
 
+/// Maps RAM whose regions lie in `file` one after the other. A page is read when it is touched first, and what is written
+/// never reaches the file.
+pub fn map_file(memory: u64, file: &File) -> Result<Memory, MemoryError> {
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (start, size) in ram_ranges(memory) {
+        let file = FileOffset::new(file.try_clone().map_err(MemoryError::File)?, offset);
+        regions.push(map_region(start, size, Some(file))?);
+        offset += size;
+    }
+    Ok(Memory::from_regions(regions)?)
+}
+
 fn allocate_region(start: u64, size: u64) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
+    map_region(start, size, None)
+}
+
+/// A region of `file`, or of anonymous memory.
+fn map_region(start: u64, size: u64, file: Option<FileOffset>) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
     let length = usize::try_from(size).map_err(|_| MemoryError::Range { size })?;
-    let mapping = MmapRegionBuilder::new(length)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-        .build()
-        .map_err(|source| MemoryError::Map { size, source })?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    let builder = MmapRegionBuilder::new(length).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    let builder = match file {
+        Some(file) => builder.with_mmap_flags(flags).with_file_offset(file),
+        None => builder.with_mmap_flags(flags | libc::MAP_ANONYMOUS),
+    };
+    let mapping = builder.build().map_err(|source| MemoryError::Map { size, source })?;
     // Advice only: a host without transparent huge pages, or a sandbox that forbids it, is as correct and slower.
     for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP] {
         // SAFETY: the range is the mapping just made, and neither advice changes what it holds.

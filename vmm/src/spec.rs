@@ -29,12 +29,8 @@ pub struct VmSpec {
     pub vcpus: u8,
     /// Bytes of memory, a multiple of 4096 and at least [`MIN_MEMORY`].
     pub memory: u64,
-    /// ELF kernel with PVH note, or bzImage.
-    pub kernel: FdIndex,
-    /// Concatenated in this order, each padded to 512 bytes.
-    pub initrds: Vec<FdIndex>,
-    /// Kernel command line, at most [`MAX_CMDLINE`] bytes.
-    pub cmdline: String,
+    /// What it begins with.
+    pub origin: OriginSpec,
     /// Disks in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
     /// Network devices in the order in which the guest finds them.
@@ -43,6 +39,44 @@ pub struct VmSpec {
     pub vsock_cid: Option<u32>,
     /// Log of the serial console.
     pub console_log: PathBuf,
+}
+
+/// What a machine begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OriginSpec {
+    /// A kernel.
+    Boot {
+        /// ELF kernel with PVH note, or bzImage.
+        kernel: FdIndex,
+        /// Concatenated in this order, each padded to 512 bytes.
+        initrds: Vec<FdIndex>,
+        /// Kernel command line, at most [`MAX_CMDLINE`] bytes.
+        cmdline: String,
+    },
+    /// The state that a machine of the same CPUs, memory and devices was saved in.
+    Saved {
+        /// Its sections.
+        state: FdIndex,
+        /// Its RAM, which is mapped, never written, and must not change while the machine runs.
+        ram: FdIndex,
+    },
+}
+
+impl OriginSpec {
+    fn validate(&self) -> Result<(), SpecError> {
+        let Self::Boot { initrds, cmdline, .. } = self else { return Ok(()) };
+        if cmdline.len() > MAX_CMDLINE {
+            return Err(SpecError::Cmdline { length: cmdline.len() });
+        }
+        if cmdline.contains('\0') {
+            return Err(SpecError::CmdlineZero);
+        }
+        if initrds.len() > MAX_INITRDS {
+            return Err(SpecError::TooMany { what: "initrds", count: initrds.len(), max: MAX_INITRDS });
+        }
+        Ok(())
+    }
 }
 
 /// A disk.
@@ -115,17 +149,10 @@ impl VmSpec {
         if self.memory < MIN_MEMORY || !self.memory.is_multiple_of(4096) {
             return Err(SpecError::Memory { memory: self.memory });
         }
-        if self.cmdline.len() > MAX_CMDLINE {
-            return Err(SpecError::Cmdline { length: self.cmdline.len() });
-        }
-        if self.cmdline.contains('\0') {
-            return Err(SpecError::CmdlineZero);
-        }
-        for (what, count, max) in [
-            ("disks", self.disks.len(), MAX_DISKS),
-            ("network devices", self.nics.len(), MAX_NICS),
-            ("initrds", self.initrds.len(), MAX_INITRDS),
-        ] {
+        self.origin.validate()?;
+        for (what, count, max) in
+            [("disks", self.disks.len(), MAX_DISKS), ("network devices", self.nics.len(), MAX_NICS)]
+        {
             if count > max {
                 return Err(SpecError::TooMany { what, count, max });
             }
@@ -141,15 +168,17 @@ impl VmSpec {
 pub(crate) mod tests {
     use super::*;
 
+    pub(crate) fn boot(initrds: Vec<FdIndex>, cmdline: &str) -> OriginSpec {
+        OriginSpec::Boot { kernel: FdIndex(0), initrds, cmdline: cmdline.into() }
+    }
+
     pub(crate) fn sample() -> VmSpec {
         VmSpec {
             uuid: "00112233445566778899aabbccddeeff".into(),
             name: "v1".into(),
             vcpus: 2,
             memory: 256 << 20,
-            kernel: FdIndex(0),
-            initrds: vec![FdIndex(1)],
-            cmdline: "console=ttyS0".into(),
+            origin: boot(vec![FdIndex(1)], "console=ttyS0"),
             disks: Vec::new(),
             nics: Vec::new(),
             vsock_cid: Some(3),
@@ -164,9 +193,9 @@ pub(crate) mod tests {
         assert!(VmSpec { vcpus: 255, ..sample() }.validate().is_err());
         assert!(VmSpec { memory: 1 << 20, ..sample() }.validate().is_err());
         assert!(VmSpec { memory: (64 << 20) + 1, ..sample() }.validate().is_err());
-        assert!(VmSpec { cmdline: "x".repeat(2048), ..sample() }.validate().is_err());
-        assert!(VmSpec { cmdline: "a\0b".into(), ..sample() }.validate().is_err());
+        assert!(VmSpec { origin: boot(vec![], &"x".repeat(2048)), ..sample() }.validate().is_err());
+        assert!(VmSpec { origin: boot(vec![], "a\0b"), ..sample() }.validate().is_err());
         assert!(VmSpec { vsock_cid: Some(2), ..sample() }.validate().is_err());
-        assert!(VmSpec { initrds: vec![FdIndex(0); 9], ..sample() }.validate().is_err());
+        assert!(VmSpec { origin: boot(vec![FdIndex(0); 9], ""), ..sample() }.validate().is_err());
     }
 }

@@ -89,7 +89,7 @@ impl Start {
         let names = self.names.resolve(context, |instance| instance.status_code != StatusCode::RUNNING).await?;
         let change = InstanceStatePut {
             action: "start".into(),
-            stateful: !self.stateless && self.names.all,
+            stateful: !self.stateless,
             wait: self.wait,
             ..InstanceStatePut::default()
         };

@@ -110,6 +110,9 @@ impl Server {
                 self.container.kill();
                 Ok(done(()))
             }
+            Request::Save => {
+                Err((RefusalKind::NotSupported, "the run state of a container cannot be saved".to_owned()))
+            }
             Request::Exec(spec) => self.exec(spec, &fds).map(|session| (None, Some(Role::Exec(session)))),
             Request::Files => self.files().map_err(other).map(|stream| {
                 handed = Some(stream);

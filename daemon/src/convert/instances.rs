@@ -50,7 +50,7 @@ pub fn instance(instance: &Instance) -> WireInstance {
         ephemeral: instance.ephemeral,
         profiles: instance.profiles.clone(),
         restore: String::new(),
-        stateful: false,
+        stateful: instance.stateful,
         description: instance.description.clone(),
         created_at: Time(instance.created_at),
         expanded_config: instance.full_expanded_config(),
@@ -79,7 +79,7 @@ pub fn put(instance: &Instance) -> InstancePut {
         ephemeral: instance.ephemeral,
         profiles: instance.profiles.clone(),
         restore: String::new(),
-        stateful: false,
+        stateful: instance.stateful,
         description: instance.description.clone(),
     }
 }

@@ -47,6 +47,7 @@ const EXTENSIONS: &[&str] = &[
     "instances",
     "metrics",
     "metrics_cpu_seconds",
+    "migration_stateful",
     "network",
     "network_counters_errors_dropped",
     "network_hwaddr",

@@ -13,8 +13,8 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::supervised::{self, Conversation, Launch, Place};
-use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision, Started};
+use super::supervised::{self, Conversation, Launch, Place, Standing};
+use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision};
 use crate::error::{Error, Result};
 use crate::idmap::RANGE;
 use crate::keys::{Allowance, Cpus};
@@ -49,12 +49,19 @@ impl Driver for ContainerDriver {
         }
     }
 
-    async fn start(&self, plan: &Plan, network: &mut Nics<'_>) -> Result<Started> {
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Path>) -> Result<Launch> {
+        if saved.is_some() {
+            return Err(cannot_save());
+        }
         let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
         let (launch, created) = Launch::begin(&self.program, "monitor", place, spec(plan)?, &[]).await?;
         let netns = created.netns.ok_or_else(|| Error::Runtime("the monitor sent no network namespace".to_owned()))?;
         network.attach_container(&netns).await?;
-        launch.proceed(&plan.places.run_dir).await
+        Ok(launch)
+    }
+
+    async fn save(&self, _run_dir: &Path, _volume: &Path, _saved: &Path) -> Result<Standing> {
+        Err(cannot_save())
     }
 
     async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession> {
@@ -109,6 +116,12 @@ impl Driver for ContainerDriver {
             .map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
             .map_err(|e| Error::Runtime(format!("cannot remove what the monitor left: {e}")))
     }
+}
+
+fn cannot_save() -> Error {
+    Error::Invalid(
+        "the run state of a container cannot be saved; stop it without --stateful, or use a virtual machine".to_owned(),
+    )
 }
 
 impl ContainerDriver {

@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod pty;
+pub(crate) mod saved;
 pub(crate) mod supervised;
 pub(crate) mod vm;
 
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::supervised::{Launch, Standing};
 use crate::error::Result;
 use crate::plan::Plan;
 
@@ -75,7 +77,7 @@ pub struct ConsoleSession {
     pub resize: mpsc::Sender<WindowSize>,
 }
 
-/// What a driver's start gives to the owner of the instance.
+/// What a start gives to the owner of the instance.
 pub(crate) struct Started {
     /// The supervisor.
     pub identity: Identity,
@@ -95,9 +97,14 @@ pub(crate) trait Driver: Send + Sync {
     /// Fills the empty directory `volume` of a new instance from the plan's image.
     async fn provision(&self, volume: &Path, source: &Provision<'_>, progress: &Progress) -> Result<()>;
 
-    /// Starts the instance and returns when its supervisor serves. On an error nothing is left behind, except
-    /// network links, which the caller made ready in `network` and takes away.
-    async fn start(&self, plan: &Plan, network: &mut crate::nics::Nics<'_>) -> Result<Started>;
+    /// Makes everything up to where the guest's first instruction would run, which [`Launch::proceed`] lets it. With
+    /// `saved`, a directory that [`save`](Self::save) filled, the guest goes on from there. On an error nothing is left
+    /// behind, except network links, which the caller made ready in `network` and takes away.
+    async fn start(&self, plan: &Plan, network: &mut crate::nics::Nics<'_>, saved: Option<&Path>) -> Result<Launch>;
+
+    /// Saves the running instance into the new directory `saved`, synced. The instance stands still until the answer is
+    /// dropped, and then goes on; or ends, if that is asked of it.
+    async fn save(&self, run_dir: &Path, volume: &Path, saved: &Path) -> Result<Standing>;
 
     /// Runs a program.
     async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession>;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use berth_guest::protocol::WindowSize;
 use berth_supervisor::handshake::{HANDSHAKE_FD, PROTOCOL_VERSION, Proceed, Progress, Start};
-use berth_supervisor::protocol::{CONTROL_SOCKET, Input, Reply, Request, Status};
+use berth_supervisor::protocol::{CONTROL_SOCKET, Input, Reply, Request, SaveControl, Status};
 use berth_supervisor::record::Identity;
 use berth_supervisor::transport::{AsyncEndpoint, Endpoint};
 use serde::Serialize;
@@ -183,6 +183,25 @@ impl Conversation {
 
     pub(crate) async fn input(&self, input: &Input) -> Result<()> {
         self.endpoint.send(input, &[]).await.map_err(Error::io("reach the instance's supervisor"))
+    }
+}
+
+/// An instance that was saved and stands still. Dropped, it goes on.
+pub(crate) struct Standing(Conversation);
+
+impl Standing {
+    /// Saves an instance into two empty files.
+    pub(crate) async fn save(run_dir: &Path, files: &[BorrowedFd<'_>]) -> Result<Self> {
+        let conversation = Conversation::open(run_dir, &Request::Save, files).await?;
+        match conversation.answer().await?.0 {
+            Reply::Done => Ok(Self(conversation)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Ends it; its supervisor tells of that.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.0.endpoint.send(&SaveControl::End, &[]).await.map_err(Error::io("end the saved instance"))
     }
 }
 

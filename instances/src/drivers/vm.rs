@@ -12,12 +12,13 @@ use berth_guest::protocol::{AGENT_PORT, ExecSpec, GuestState};
 use berth_images::{BootFiles, Images, Progress, seed};
 use berth_supervisor::handshake::FdIndex;
 use berth_supervisor::protocol::{Input, Request};
-use berth_vmm::spec::{DiskSpec, NicSpec, VmSpec};
+use berth_vmm::spec::{DiskSpec, NicSpec, OriginSpec, VmSpec};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::supervised::{self, Launch, Place};
-use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision, Started};
+use super::saved;
+use super::supervised::{self, Launch, Place, Standing};
+use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision};
 use crate::error::{Error, Result};
 use crate::nics::{Nics, Tap};
 use crate::plan::Plan;
@@ -75,19 +76,33 @@ impl Driver for VmDriver {
         }
     }
 
-    async fn start(&self, plan: &Plan, network: &mut Nics<'_>) -> Result<Started> {
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Path>) -> Result<Launch> {
         let disk = plan.volume.join(ROOT_DISK);
-        let boot = self.images.boot_files(&disk, plan.base_image.as_deref()).await?;
+        let origin = match saved {
+            Some(saved) => Origin::Saved(saved.to_owned()),
+            None => {
+                let files = self.images.boot_files(&disk, plan.base_image.as_deref()).await?;
+                Origin::Boot { files, agent: self.agent.clone() }
+            }
+        };
         let taps = network.attach_vm().await?;
-        let agent = self.agent.clone();
         let (spec, fds) = {
             let plan = plan.clone();
-            blocking(move || assemble(&plan, &disk, &boot, &agent, taps)).await?
+            blocking(move || assemble(&plan, &disk, &origin, taps)).await?
         };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
         let (launch, _) = Launch::begin(&self.program, "run", place, spec, &borrowed).await?;
-        launch.proceed(&plan.places.run_dir).await
+        Ok(launch)
+    }
+
+    async fn save(&self, run_dir: &Path, volume: &Path, saved: &Path) -> Result<Standing> {
+        let (volume, saved) = (volume.to_owned(), saved.to_owned());
+        let (files, saved) = blocking(move || Ok((saved::create(&saved)?, saved))).await?;
+        let standing = Standing::save(run_dir, &files.each_ref().map(AsFd::as_fd)).await?;
+        // What the guest wrote to its disk belongs to the state, and the state may refer to it for ever.
+        blocking(move || saved::sync(files, &saved, &volume.join(ROOT_DISK))).await?;
+        Ok(standing)
     }
 
     async fn exec(&self, run_dir: &Path, spec: ExecSpec) -> Result<ExecSession> {
@@ -181,25 +196,36 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
 }
 
+/// What a machine begins with.
+enum Origin {
+    /// What is in its disk, and the agent.
+    Boot { files: BootFiles, agent: PathBuf },
+    /// A directory with its saved state.
+    Saved(PathBuf),
+}
+
 /// Opens everything the machine needs and names it in a specification.
-fn assemble(
-    plan: &Plan,
-    disk: &Path,
-    boot: &BootFiles,
-    agent: &Path,
-    taps: Vec<Tap>,
-) -> Result<(VmSpec, Vec<OwnedFd>)> {
+fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result<(VmSpec, Vec<OwnedFd>)> {
     let mut fds = Vec::new();
     let mut add = |fd: OwnedFd| {
         fds.push(fd);
         FdIndex(fds.len() as u32 - 1)
     };
-    let kernel = add(open(&boot.kernel)?);
-    let mut initrds = Vec::new();
-    if let Some(initrd) = &boot.initrd {
-        initrds.push(add(open(initrd)?));
-    }
-    initrds.push(add(agent_initrd(agent, &boot.modules)?));
+    let origin = match origin {
+        Origin::Saved(saved) => {
+            let [state, ram] = saved::open(saved)?;
+            OriginSpec::Saved { state: add(state), ram: add(ram) }
+        }
+        Origin::Boot { files, agent } => {
+            let kernel = add(open(&files.kernel)?);
+            let mut initrds = Vec::new();
+            if let Some(initrd) = &files.initrd {
+                initrds.push(add(open(initrd)?));
+            }
+            initrds.push(add(agent_initrd(agent, &files.modules)?));
+            OriginSpec::Boot { kernel, initrds, cmdline: command_line(plan, files) }
+        }
+    };
     let root = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -224,9 +250,7 @@ fn assemble(
         name: plan.name.clone(),
         vcpus: plan.vcpus().map_err(Error::Invalid)?,
         memory: plan.vm_memory(),
-        kernel,
-        initrds,
-        cmdline: command_line(plan, boot),
+        origin,
         disks,
         nics,
         vsock_cid: plan.vsock_cid,

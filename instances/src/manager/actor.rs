@@ -5,24 +5,19 @@ use std::time::Duration;
 
 use berth_store::{Admission, Always, ErrorKind, Outcome, Txn, admitted, doc};
 use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
-use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::live::{Heard, Live, Stopping};
-use super::remove::remove_tree;
-use super::use_running::volume_kind;
 use super::{Answer, Command, Shared};
-use crate::cloud_init;
 use crate::devices;
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
 use crate::error::{Error, Result};
 use crate::keys;
-use crate::model::{Instance, Status, StopRequest, TroubleKind, Update};
+use crate::model::{Instance, StartFrom, Status, StopRequest, TroubleKind, Update};
 use crate::names;
-use crate::nics::{self, Nics, host_name_key};
-use crate::plan::{self, Places, Plan};
+use crate::plan::{self, Places};
 use crate::projects::Change;
 use crate::values::parse_bool;
 
@@ -76,7 +71,7 @@ impl Actor {
 
     async fn obey(&mut self, command: Command) -> Next {
         match command {
-            Command::Start(answer) => reply(answer, self.start().await),
+            Command::Start(from, answer) => reply(answer, self.start(from).await),
             Command::Stop { request, restart, answer } => self.stop(request, restart, answer).await,
             Command::Freeze(answer) => reply(answer, self.pause(true).await),
             Command::Unfreeze(answer) => reply(answer, self.pause(false).await),
@@ -93,15 +88,15 @@ impl Actor {
         Next::GoOn
     }
 
-    fn driver(&self) -> &dyn Driver {
+    pub(super) fn driver(&self) -> &dyn Driver {
         self.shared.drivers.of(self.document.kind)
     }
 
-    fn places(&self) -> Places {
+    pub(super) fn places(&self) -> Places {
         self.shared.places(self.document.uuid)
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         match &self.live {
             None if self.starting => Status::Starting,
             None => Status::Stopped,
@@ -122,7 +117,7 @@ impl Actor {
     }
 
     /// Lets everybody see a change that has nothing to do with profiles.
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let old = self.view.borrow().clone();
         let new = self.snapshot(old.expanded_config.clone(), old.expanded_devices.clone());
         self.view.send_replace(Arc::new(new));
@@ -141,6 +136,7 @@ impl Actor {
             devices: document.devices.clone(),
             profiles: document.profiles.clone(),
             ephemeral: document.ephemeral,
+            stateful: self.volatile.stateful,
             created_at: document.created_at,
             last_used_at: self.volatile.last_used_at,
             pool: document.pool.clone(),
@@ -154,25 +150,25 @@ impl Actor {
         }
     }
 
-    async fn save_volatile(&self) -> Result<()> {
+    pub(super) async fn save_volatile(&self) -> Result<()> {
         let write = doc::put(volatile_key(self.document.uuid), &self.volatile);
         self.shared.store.txn(Txn::new().write(write)).await?;
         Ok(())
     }
 
     /// Keeps what went wrong last, for whoever asks later; saved with the other volatile values.
-    fn remember_error(&mut self, error: Option<String>) {
+    pub(super) fn remember_error(&mut self, error: Option<String>) {
         match error {
             Some(error) => self.volatile.values.insert(LAST_ERROR.to_owned(), error),
             None => self.volatile.values.remove(LAST_ERROR),
         };
     }
 
-    fn leftover(&self, message: String) {
+    pub(super) fn leftover(&self, message: String) {
         self.shared.trouble(TroubleKind::Leftover, &self.project, &self.name, message);
     }
 
-    fn emit(&self, action: &'static str) {
+    pub(super) fn emit(&self, action: &'static str) {
         self.shared.emit(action, &self.project, &self.name, &[]);
     }
 
@@ -185,89 +181,15 @@ impl Actor {
         }
     }
 
-    pub(super) async fn start(&mut self) -> Result<()> {
-        if self.status() == Status::Frozen {
-            return self.pause(false).await;
-        }
-        if self.live.is_some() {
-            return Err(Error::State(format!("The instance is already running: \"{}\"", self.name)));
-        }
-        self.starting = true;
-        self.show();
-        let result = self.launch().await;
-        self.starting = false;
-        match result {
-            Ok(live) => {
-                self.live = Some(live);
-                self.show();
-                self.emit("instance-started");
-                Ok(())
-            }
-            Err(e) => {
-                self.remember_error(Some(e.to_string()));
-                if let Err(again) = self.clear_away().await {
-                    self.leftover(format!("what a failed start left could not be cleared away: {again}"));
-                }
-                self.show();
-                Err(e)
-            }
-        }
-    }
-
-    async fn launch(&mut self) -> Result<Live> {
-        self.publish().await?;
-        let addresses = nics::invent_addresses(&self.view.borrow())?;
-        self.volatile.values.extend(addresses);
-        let config = self.view.borrow().expanded_config.clone();
-        cloud_init::renew(&mut self.volatile.values, self.document.uuid, &self.name, &config);
-        self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
-        self.remember_error(None);
-        self.volatile.last_used_at = Some(Timestamp::now());
-        self.save_volatile().await?;
-        self.show();
-        let instance = self.view.borrow().clone();
-        let places = self.places();
-        make_directories(&places).await?;
-        let kind = volume_kind(instance.kind);
-        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume_name()).await?;
-        let plan = Plan::new(&instance, places, volume).map_err(Error::Invalid)?;
-        let shared = self.shared.clone();
-        let mut network = Nics::wanted(&shared.networks, &instance)?;
-        let started = self.driver().start(&plan, &mut network).await;
-        for (device, host_name) in network.host_names() {
-            self.volatile.values.insert(host_name_key(device), host_name.clone());
-        }
-        self.save_volatile().await?;
-        Ok(Live::new(started?))
-    }
-
-    /// Removes everything that belongs to one run of the instance.
-    async fn clear_away(&mut self) -> Result<()> {
-        let places = self.places();
-        self.driver().clean_up(&self.document.uuid.simple().to_string()).await?;
-        let instance =
-            self.snapshot(self.view.borrow().expanded_config.clone(), self.view.borrow().expanded_devices.clone());
-        nics::detach_all(&self.shared.networks, &instance).await?;
-        remove_tree(&places.run_dir).await?;
-        self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
-        self.volatile.values.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
-        match self.save_volatile().await {
-            // It has ended all the same, and perhaps its deletion is what will free space.
-            Err(e) if e.kind() == ErrorKind::NoSpace => {
-                tracing::warn!(instance = %self.name, "its end is not recorded: {e}");
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
     async fn stop(&mut self, request: StopRequest, restart: bool, answer: Answer<()>) {
         let run_dir = self.places().run_dir;
         let frozen = self.status() == Status::Frozen;
-        let Some(live) = &mut self.live else {
+        if self.live.is_none() {
             return reply(answer, Err(Error::State(format!("The instance is already stopped: \"{}\"", self.name))));
-        };
-        let asked = if request.force {
+        }
+        let asked = if request.stateful {
+            self.save_and_end().await
+        } else if request.force {
             supervised::ask(&run_dir, &Request::Kill).await.map(drop)
         } else if frozen {
             Err(Error::State(format!(
@@ -280,7 +202,9 @@ impl Actor {
         if let Err(e) = asked {
             return reply(answer, Err(e));
         }
-        let deadline = request.timeout.filter(|_| !request.force).map(|timeout| Instant::now() + timeout);
+        let Some(live) = &mut self.live else { return reply(answer, Ok(())) };
+        let deadline =
+            request.timeout.filter(|_| !request.force && !request.stateful).map(|timeout| Instant::now() + timeout);
         let stopping = live.stopping.get_or_insert_with(|| Stopping { deadline, restart, answers: Vec::new() });
         stopping.deadline = deadline;
         stopping.restart = restart;
@@ -300,7 +224,7 @@ impl Actor {
         self.show();
     }
 
-    async fn pause(&mut self, pause: bool) -> Result<()> {
+    pub(super) async fn pause(&mut self, pause: bool) -> Result<()> {
         if self.live.is_none() {
             return Err(Error::State(format!("instance \"{}\" is not running; start it first", self.name)));
         }
@@ -340,17 +264,23 @@ impl Actor {
         let unexpected = matches!(exit.reason, ExitReason::Panic | ExitReason::Error)
             || (exit.reason == ExitReason::Killed && stopping.is_none());
         self.remember_error(unexpected.then(|| exit.message.clone()));
+        // A state that a start was about to use when the daemon ended is as good as before.
+        self.volatile.stateful |= exit.reason == ExitReason::Saved;
         let cleared = self.clear_away().await;
         if unexpected {
             tracing::warn!(instance = %self.name, "ended unexpectedly: {}", exit.message);
         }
         self.show();
-        self.emit(if exit.reason == ExitReason::Killed { "instance-stopped" } else { "instance-shutdown" });
+        self.emit(if matches!(exit.reason, ExitReason::Killed | ExitReason::Saved) {
+            "instance-stopped"
+        } else {
+            "instance-shutdown"
+        });
         let restart = stopping.as_ref().map_or(exit.reason == ExitReason::Reboot, |stopping| stopping.restart);
         let mut result = cleared;
         let mut next = Next::GoOn;
         if restart && result.is_ok() {
-            result = self.start().await;
+            result = self.start(StartFrom::Boot).await;
             self.emit("instance-restarted");
         } else if self.document.ephemeral && result.is_ok() {
             result = self.delete().await;
@@ -477,15 +407,4 @@ async fn hear(live: &mut Option<Live>) -> Heard {
 /// Answers; whoever asked may have gone away.
 fn reply<T>(answer: Answer<T>, result: Result<T>) {
     let _ = answer.send(result);
-}
-
-/// Makes the run and log directories, for root only.
-async fn make_directories(places: &Places) -> Result<()> {
-    remove_tree(&places.run_dir).await?;
-    for path in [&places.run_dir, &places.log_dir] {
-        let mut builder = tokio::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(path).await.map_err(Error::io(format!("make the directory {}", path.display())))?;
-    }
-    Ok(())
 }

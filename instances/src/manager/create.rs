@@ -98,7 +98,7 @@ impl Shared {
                 pool,
                 phase: Phase::Creating,
             },
-            volatile: VolatileDoc { values, last_used_at: None },
+            volatile: VolatileDoc { values, last_used_at: None, stateful: false },
             expanded_config,
             expanded_devices,
             name,

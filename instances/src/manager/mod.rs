@@ -5,9 +5,11 @@
 
 mod actor;
 mod create;
+mod launch;
 mod live;
 mod open;
 mod remove;
+mod stateful;
 mod use_running;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
-use crate::model::{Instance, LifecycleEvent, StopRequest, Trouble, TroubleKind, Update};
+use crate::model::{Instance, LifecycleEvent, StartFrom, StopRequest, Trouble, TroubleKind, Update};
 use crate::names;
 use crate::plan::Places;
 use crate::profiles::Profiles;
@@ -77,7 +79,7 @@ type Answer<T> = oneshot::Sender<Result<T>>;
 
 /// What the owner of an instance is asked to do.
 enum Command {
-    Start(Answer<()>),
+    Start(StartFrom, Answer<()>),
     Stop {
         request: StopRequest,
         restart: bool,
@@ -133,8 +135,8 @@ impl Instances {
     }
 
     /// Starts an instance; returns when it runs.
-    pub async fn start(&self, project: &str, name: &str) -> Result<()> {
-        self.command(project, name, Command::Start).await
+    pub async fn start(&self, project: &str, name: &str, from: StartFrom) -> Result<()> {
+        self.command(project, name, |answer| Command::Start(from, answer)).await
     }
 
     /// Stops an instance; returns when it has stopped.

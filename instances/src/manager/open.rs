@@ -14,7 +14,7 @@ use super::{Deps, Handle, Instances, Shared};
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, instances_key, volatile_key};
 use crate::drivers::{Drivers, supervised};
 use crate::error::{Error, Result};
-use crate::model::{Kind, Status, TroubleKind};
+use crate::model::{Kind, StartFrom, Status, TroubleKind};
 use crate::profiles::Profiles;
 use crate::projects::Projects;
 use crate::values::parse_bool;
@@ -91,7 +91,8 @@ impl Instances {
         let instances = self.clone();
         tokio::spawn(async move {
             for instance in wanted {
-                if let Err(e) = instances.start(&instance.project, &instance.name).await {
+                let from = if instance.stateful { StartFrom::Saved } else { StartFrom::Boot };
+                if let Err(e) = instances.start(&instance.project, &instance.name, from).await {
                     let message = format!("it could not be started with the daemon: {e}");
                     instances.shared.trouble(TroubleKind::Autostart, &instance.project, &instance.name, message);
                 }
@@ -199,6 +200,7 @@ fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Inst
         devices: document.devices.clone(),
         profiles: document.profiles.clone(),
         ephemeral: document.ephemeral,
+        stateful: false,
         created_at: document.created_at,
         last_used_at: None,
         pool: document.pool.clone(),

@@ -8,14 +8,16 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{OEM, OEM_REVISION, OEM_TABLE, Platform, bytes};
-use crate::interrupts::{COM1_IRQ, EVENT_IRQ};
-use crate::memory::{ECAM_SIZE, ECAM_START, MMIO32_SIZE, MMIO32_START};
+use crate::interrupts::{COM1_IRQ, EVENT_IRQ, GENERATION_IRQ};
+use crate::memory::{ECAM_SIZE, ECAM_START, GENERATION_ID, MMIO32_SIZE, MMIO32_START};
 use crate::power;
 
 /// Header of a table.
 const HEADER: u32 = 36;
 /// Revision from which integers have 64 bits.
 const REVISION: u8 = 2;
+/// What the generation id tells: it changed.
+const GENERATION_CHANGED: u8 = 0x80;
 /// What a power button tells.
 const BUTTON_PRESSED: u8 = 0x80;
 const COM1_PORT: u16 = 0x3f8;
@@ -23,7 +25,8 @@ const COM1_PORT: u16 = 0x3f8;
 /// The whole table.
 pub fn table(platform: &Platform) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    for part in [pci_root(platform), motherboard(), serial_port(), power_button(), event_device(), soft_off()] {
+    let devices = [serial_port(), power_button(), generation_id(), event_device()];
+    for part in [pci_root(platform), motherboard()].into_iter().chain(devices).chain([soft_off()]) {
         table.append_slice(&part);
     }
     table.as_slice().to_vec()
@@ -102,18 +105,41 @@ fn power_button() -> Vec<u8> {
     bytes(&Device::new(Path::new("\\_SB_.PWRB"), vec![&hardware_id("PNP0C0C")]))
 }
 
-/// The generic event device: its interrupt means that the power button was pressed.
+/// The generation id, as Microsoft's "Virtual Machine Generation ID" describes it: guests know the device by its
+/// compatible ids, the first of which is too long for some.
+fn generation_id() -> Vec<u8> {
+    let (low, high) = (GENERATION_ID as u32, (GENERATION_ID >> 32) as u32);
+    bytes(&Device::new(
+        Path::new("\\_SB_.VGEN"),
+        vec![
+            &name("_HID", &"BERTHVGI"),
+            &name("_CID", &Package::new(vec![&"VM_Gen_Counter", &"VMGENCTR"])),
+            &name("_DDN", &"VM_Gen_Counter"),
+            &name("ADDR", &Package::new(vec![&low, &high])),
+        ],
+    ))
+}
+
+/// The generic event device: which of its interrupts came tells what happened.
 fn event_device() -> Vec<u8> {
     let button = Path::new("\\_SB_.PWRB");
     let pressed = Notify::new(&button, &BUTTON_PRESSED);
     let is_button = Equal::new(&Arg(0), &EVENT_IRQ);
+    let generation = Path::new("\\_SB_.VGEN");
+    let changed = Notify::new(&generation, &GENERATION_CHANGED);
+    let is_generation = Equal::new(&Arg(0), &GENERATION_IRQ);
     bytes(&Device::new(
         Path::new("\\_SB_.GED_"),
         vec![
             &name("_HID", &"ACPI0013"),
             &name("_UID", &0u8),
-            &resources(vec![&own_interrupt(EVENT_IRQ)]),
-            &Method::new("_EVT".into(), 1, true, vec![&If::new(&is_button, vec![&pressed])]),
+            &resources(vec![&own_interrupt(EVENT_IRQ), &own_interrupt(GENERATION_IRQ)]),
+            &Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&If::new(&is_button, vec![&pressed]), &If::new(&is_generation, vec![&changed])],
+            ),
         ],
     ))
 }

@@ -7,7 +7,7 @@
 //! | FADT | hardware-reduced; sleep, reset registers |
 //! | MADT | processors and the I/O APIC |
 //! | MCFG | PCI configuration space |
-//! | DSDT | PCI root and its windows, serial port, power button and the device that signals it ([`dsdt`]) |
+//! | DSDT | PCI root and its windows, serial port, power button, generation id, the device that signals both ([`dsdt`]) |
 
 mod dsdt;
 

@@ -1,5 +1,6 @@
 //! Stopping and starting all virtual CPUs of a machine.
 
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::sys::Kickable;
@@ -16,36 +17,35 @@ pub enum Wanted {
 }
 
 #[derive(Debug)]
-struct State {
+struct State<C> {
     wanted: Wanted,
     /// Threads that were begun and have not ended.
     threads: Vec<(u8, Kickable)>,
-    /// Of these, the ones that wait outside of the guest.
-    parked: usize,
+    /// What the threads that wait outside of the guest left here.
+    parked: BTreeMap<u8, C>,
 }
 
-/// The gate every virtual CPU passes before it enters the guest.
+/// The gate every virtual CPU passes before it enters the guest. While it waits there, its `C` is in the hands of the
+/// gate's owner.
 ///
 /// ```text
-///  owner:  set(Pause) ─ kick ─ wait until all are parked
-///  CPU:    pass() ─ parks while Pause ─ KVM_RUN ─ EINTR by the kick ─ pass() …
+///  owner:  set(Pause) ─ kick ─ wait until all are parked ─ with_parked(…)
+///  CPU:    wanted() ─ park() while Pause ─ KVM_RUN ─ EINTR by the kick ─ wanted() …
 /// ```
 #[derive(Debug)]
-pub struct Gate {
-    state: Mutex<State>,
+pub struct Gate<C> {
+    state: Mutex<State<C>>,
     changed: Condvar,
 }
 
-impl Gate {
+impl<C> Gate<C> {
     /// A gate that is closed for the time being.
     pub fn new() -> Self {
-        Self {
-            state: Mutex::new(State { wanted: Wanted::Pause, threads: Vec::new(), parked: 0 }),
-            changed: Condvar::new(),
-        }
+        let state = State { wanted: Wanted::Pause, threads: Vec::new(), parked: BTreeMap::new() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<C>> {
         // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,19 +62,26 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits while CPUs are paused; `on_pause` is called before. False: end the thread.
-    pub fn pass(&self, on_pause: impl FnOnce()) -> bool {
+    /// What a virtual CPU is to do now.
+    pub fn wanted(&self) -> Wanted {
+        self.lock().wanted
+    }
+
+    /// Leaves `cpu` here while CPUs are paused, and gives it back. `None` never: a parked CPU is taken by its own thread
+    /// only.
+    pub fn park(&self, id: u8, cpu: C) -> Option<C> {
         let mut state = self.lock();
-        if state.wanted == Wanted::Pause {
-            on_pause();
-            state.parked += 1;
-            self.changed.notify_all();
-            while state.wanted == Wanted::Pause {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            state.parked -= 1;
+        state.parked.insert(id, cpu);
+        self.changed.notify_all();
+        while state.wanted == Wanted::Pause {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.wanted == Wanted::Run
+        state.parked.remove(&id)
+    }
+
+    /// Works on what the parked CPUs left, in the order of their ids. All of them, after `set(Pause)`.
+    pub fn with_parked<R>(&self, work: impl FnOnce(&BTreeMap<u8, C>) -> R) -> R {
+        work(&self.lock().parked)
     }
 
     /// Waits until `count` threads have entered.
@@ -99,9 +106,9 @@ impl Gate {
                 tracing::warn!(cpu = id, %error, "cannot signal the thread of a virtual CPU");
             }
         }
-        let outside = |state: &State| match wanted {
+        let outside = |state: &State<C>| match wanted {
             Wanted::Stop => state.threads.is_empty(),
-            _ => state.parked == state.threads.len(),
+            _ => state.parked.len() == state.threads.len(),
         };
         while !outside(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +116,7 @@ impl Gate {
     }
 }
 
-impl Default for Gate {
+impl<C> Default for Gate<C> {
     fn default() -> Self {
         Self::new()
     }
@@ -123,15 +130,20 @@ mod tests {
 
     #[test]
     fn nobody_is_inside_while_paused_and_all_end_on_stop() {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::<String>::new());
         let turns = Arc::new(AtomicU64::new(0));
         let threads: Vec<_> = (0..3u8)
             .map(|id| {
                 let (gate, turns) = (gate.clone(), turns.clone());
                 std::thread::spawn(move || {
                     gate.enter(id);
-                    while gate.pass(|| {}) {
-                        turns.fetch_add(1, Ordering::Relaxed);
+                    let mut cpu = format!("cpu {id}");
+                    loop {
+                        match gate.wanted() {
+                            Wanted::Run => drop(turns.fetch_add(1, Ordering::Relaxed)),
+                            Wanted::Pause => cpu = gate.park(id, cpu).unwrap(),
+                            Wanted::Stop => break,
+                        }
                     }
                     gate.leave(id);
                 })
@@ -144,6 +156,8 @@ mod tests {
         }
         gate.set(Wanted::Pause);
         let paused = turns.load(Ordering::Relaxed);
+        let parked = gate.with_parked(|cpus| cpus.values().cloned().collect::<Vec<_>>());
+        assert_eq!(parked, ["cpu 0", "cpu 1", "cpu 2"]);
         std::thread::yield_now();
         assert_eq!(turns.load(Ordering::Relaxed), paused);
         gate.set(Wanted::Run);

@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::ptr;
 use std::sync::Once;
 
-use kvm_bindings::{kvm_run, kvm_userspace_memory_region};
+use kvm_bindings::{kvm_run, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 thread_local! {
@@ -28,6 +28,13 @@ pub fn set_memory_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Resu
     unsafe { vm.set_user_memory_region(region) }
 }
 
+/// Gives a virtual CPU its extended state.
+pub fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the kernel reads more than the structure only of features that a process must ask for first (AMX), which
+    // this one never does.
+    unsafe { vcpu.set_xsave(xsave) }
+}
+
 /// The real-time signal that takes a thread out of its guest.
 fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
@@ -38,8 +45,8 @@ extern "C" fn on_kick(_: libc::c_int) {
     RUN.with(|run| {
         let run = run.get();
         if !run.is_null() {
-            // SAFETY: the pointer is that of this thread's virtual CPU, which `KickGuard` keeps valid as long as it
-            // is set; only this thread and the kernel use the field.
+            // SAFETY: the pointer is that of this thread's virtual CPU, which stays mapped as long as `KickGuard`
+            // keeps it set; only this thread and the kernel use the field.
             unsafe { ptr::write_volatile(&raw mut (*run).immediate_exit, 1) };
         }
     });
@@ -64,7 +71,7 @@ fn install_handler() {
 pub struct KickGuard(());
 
 impl KickGuard {
-    /// Call on the thread that runs `vcpu`; the guard must be dropped before `vcpu` is.
+    /// Call on the thread that runs `vcpu`; the guard must be dropped before `vcpu` is. It may be moved meanwhile.
     pub fn new(vcpu: &mut VcpuFd) -> Self {
         install_handler();
         RUN.with(|run| run.set(vcpu.get_kvm_run()));

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::sys::{KickGuard, internal_error};
-use super::{Gate, KvmError, refused};
+use super::{Gate, KvmError, Wanted, refused};
 use crate::bus::Buses;
 use crate::machine::{GuestSignal, SignalSender};
 
@@ -21,27 +22,55 @@ pub struct Context {
     /// Where its accesses go.
     pub buses: Arc<Buses>,
     /// When it may run.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<Gate<Vcpu>>,
     /// Whom it tells that the guest is at its end.
     pub signals: SignalSender,
     /// Keeps the guest's memory mapped as long as the CPU lives.
     pub memory: crate::memory::Memory,
 }
 
-/// A virtual CPU that does not run yet.
+/// How a stay in the guest ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// It wanted something, and got it.
+    Served,
+    /// It was taken out.
+    Interrupted,
+}
+
+/// A virtual CPU.
 pub struct Vcpu {
     id: u8,
     fd: VcpuFd,
+    features: Vec<kvm_cpuid_entry2>,
 }
 
 impl Vcpu {
     /// Makes virtual CPU `id`.
     pub fn new(vm: &VmFd, id: u8) -> Result<Self, KvmError> {
         let fd = vm.create_vcpu(u64::from(id)).map_err(refused("create a virtual CPU"))?;
-        Ok(Self { id, fd })
+        Ok(Self { id, fd, features: Vec::new() })
     }
 
-    /// For the set-up of its registers.
+    /// For tests that run it by themselves.
+    #[cfg(test)]
+    pub fn fd_mut(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
+    /// Sets its features; they are saved with it.
+    pub fn set_features(&mut self, features: &CpuId) -> Result<(), kvm_ioctls::Error> {
+        self.fd.set_cpuid2(features)?;
+        self.features = features.as_slice().to_vec();
+        Ok(())
+    }
+
+    /// What was set. (KVM tells some of it otherwise once the guest's kernel switched things on.)
+    pub fn features(&self) -> &[kvm_cpuid_entry2] {
+        &self.features
+    }
+
+    /// For the set-up of its registers, and for saving them.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
     }
@@ -52,17 +81,43 @@ impl Vcpu {
     }
 
     fn run(mut self, context: &Context) {
-        context.gate.enter(self.id);
+        let id = self.id;
+        context.gate.enter(id);
         let kick_guard = KickGuard::new(&mut self.fd);
-        while context.gate.pass(|| self.tell_paused()) {
-            if let ControlFlow::Break(signal) = self.run_once(&context.buses) {
+        let mut cpu = self;
+        loop {
+            let turn = match context.gate.wanted() {
+                Wanted::Run => cpu.run_once(&context.buses).map_continue(drop),
+                Wanted::Stop => break,
+                Wanted::Pause => {
+                    let settled = cpu.settle(&context.buses);
+                    if settled.is_continue() {
+                        cpu.tell_paused();
+                        let Some(same) = context.gate.park(id, cpu) else { return };
+                        cpu = same;
+                    }
+                    settled
+                }
+            };
+            if let ControlFlow::Break(signal) = turn {
                 context.signals.send(signal);
                 break;
             }
         }
         drop(kick_guard);
-        self.log_position();
-        context.gate.leave(self.id);
+        cpu.log_position();
+        context.gate.leave(id);
+    }
+
+    /// Completes the access the guest was left for, which is half in KVM and half here: KVM's half is done when the guest
+    /// is entered next. What is saved of a CPU has to have none of it.
+    fn settle(&mut self, buses: &Buses) -> ControlFlow<GuestSignal> {
+        loop {
+            self.fd.set_kvm_immediate_exit(1);
+            if self.run_once(buses)? == Turn::Interrupted {
+                return ControlFlow::Continue(());
+            }
+        }
     }
 
     /// For those who wonder where a guest hangs.
@@ -84,12 +139,12 @@ impl Vcpu {
     }
 
     /// Enters the guest once and serves what it left it for.
-    fn run_once(&mut self, buses: &Buses) -> ControlFlow<GuestSignal> {
+    fn run_once(&mut self, buses: &Buses) -> ControlFlow<GuestSignal, Turn> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 self.fd.set_kvm_immediate_exit(0);
-                return ControlFlow::Continue(());
+                return ControlFlow::Continue(Turn::Interrupted);
             }
             Err(error) => {
                 return self
@@ -124,10 +179,10 @@ impl Vcpu {
                 return self.fail(text);
             }
         }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(Turn::Served)
     }
 
-    fn fail(&self, text: String) -> ControlFlow<GuestSignal> {
+    fn fail(&self, text: String) -> ControlFlow<GuestSignal, Turn> {
         ControlFlow::Break(GuestSignal::Failed(text))
     }
 

@@ -15,21 +15,22 @@ use berth_devices::serial::Serial;
 use berth_devices::virtio::{VirtioDevice, VirtioPci};
 use berth_devices::vsock::{Vsock, VsockConfig};
 use berth_devices::worker::{ThreadSetup, no_setup};
-use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use super::signal::SignalSender;
-use super::{Machine, Parts, output, signals};
-use crate::acpi::{self, AcpiError, Platform};
-use crate::boot::{self, BootError, Payload};
+use super::{Machine, Origin, Parts, Shape, output, signals};
+use crate::acpi::AcpiError;
+use crate::boot::BootError;
 use crate::bus::{Buses, Overlap};
 use crate::cpu::cpuid;
-use crate::cpu::registers::{self, RegisterError};
-use crate::interrupts::{COM1_IRQ, EVENT_IRQ, KvmKicks, Routing};
+use crate::cpu::registers::RegisterError;
+use crate::generation;
+use crate::interrupts::{COM1_IRQ, EVENT_IRQ, GENERATION_IRQ, KvmKicks, Routing};
 use crate::kvm::vcpu::{Context, Vcpu};
 use crate::kvm::{self, Gate, KvmError};
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{self, Power};
+use crate::state::SaveError;
 
 const COM1_PORT: u64 = 0x3f8;
 const RTC_PORT: u64 = 0x70;
@@ -41,12 +42,8 @@ pub struct Plan {
     pub vcpus: u8,
     /// Bytes of RAM.
     pub memory: u64,
-    /// ELF kernel with PVH note, or bzImage.
-    pub kernel: File,
-    /// In order.
-    pub initrds: Vec<File>,
-    /// Kernel command line.
-    pub cmdline: String,
+    /// What it begins with.
+    pub origin: Origin,
     /// In order.
     pub disks: Vec<Disk>,
     /// In order.
@@ -96,6 +93,9 @@ pub enum BuildError {
     /// Kernel and initrd.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A saved state.
+    #[error("the machine cannot go on from its saved state: {0}")]
+    Saved(#[from] SaveError),
     /// A device.
     #[error("device {name} cannot be made: {source}")]
     Device {
@@ -122,43 +122,33 @@ pub enum BuildError {
 pub fn build(kvm: &Kvm, plan: Plan) -> Result<Machine, BuildError> {
     let supported = kvm::supported_cpuid(kvm)?;
     let mmio64 = memory::mmio64_window(plan.memory, cpuid::address_bits(&supported))?;
+    let msrs = kvm.get_msr_index_list().map_err(kvm::refused("tell the registers of a CPU"))?.as_slice().to_vec();
+    let shape = Shape { vcpus: plan.vcpus, memory: plan.memory, mmio64 };
     let vm = Arc::new(kvm::create_vm(kvm)?);
-    let memory = memory::allocate(plan.memory)?;
+    let mut begun = plan.origin.open(&shape)?;
+    let memory = begun.memory(&shape)?;
     kvm::map_memory(&vm, &memory)?;
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-    let vcpus = make_vcpus(&vm, plan.vcpus, &supported, tsc_deadline)?;
-
-    let rsdp = acpi::write(&memory, &Platform { vcpus: plan.vcpus, mmio64 })?;
-    let (memory_size, cmdline) = (plan.memory, plan.cmdline);
-    let payload = Payload { kernel: plan.kernel, initrds: plan.initrds, cmdline, rsdp, memory_size };
-    let entry = boot::load(&memory, payload)?;
-    if let Some(boot_cpu) = vcpus.first() {
-        registers::set_entry(boot_cpu.fd(), &memory, entry)?;
-    }
+    let features = (0..plan.vcpus)
+        .map(|id| cpuid::for_vcpu(&supported, id, plan.vcpus, tsc_deadline))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut vcpus = (0..plan.vcpus).map(|id| Vcpu::new(&vm, id)).collect::<Result<Vec<_>, _>>()?;
+    begun.set_up(&shape, &vm, &memory, &mut vcpus, features)?;
+    generation::renew(&memory)?;
 
     let routing = Routing::new(vm.clone())?;
     let (signal_sender, signals) = signals()?;
     let (output_sender, output) = output::output()?;
     let serial = Serial::new(routing.line(COM1_IRQ)?, Box::new(output_sender))?;
     let power_button = routing.line(EVENT_IRQ)?;
+    let generation = routing.line(GENERATION_IRQ)?;
     let mut pci = PciBuilder::new(&vm, &routing, &memory, mmio64);
     pci.add_devices(plan.disks, plan.nics, plan.vsock)?;
     let mut buses = Buses::new(pci.root);
     add_ports(&mut buses, &serial, &signal_sender, signals.reset_line()?)?;
+    begun.set_up_devices(&buses, &generation)?;
     let context = Context { buses: Arc::new(buses), gate: Arc::new(Gate::new()), signals: signal_sender, memory };
-    Ok(Machine::start(Parts { context, vcpus, serial, power_button, signals, output })?)
-}
-
-fn make_vcpus(vm: &VmFd, count: u8, supported: &CpuId, tsc_deadline: bool) -> Result<Vec<Vcpu>, BuildError> {
-    (0..count)
-        .map(|id| {
-            let vcpu = Vcpu::new(vm, id)?;
-            let features = cpuid::for_vcpu(supported, id, count, tsc_deadline)?;
-            vcpu.fd().set_cpuid2(&features).map_err(kvm::refused("set the features of a virtual CPU"))?;
-            registers::set_common(vcpu.fd())?;
-            Ok(vcpu)
-        })
-        .collect()
+    Ok(Machine::start(Parts { context, vm, shape, msrs, vcpus, serial, power_button, signals, output })?)
 }
 
 fn add_ports(

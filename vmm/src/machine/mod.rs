@@ -4,6 +4,7 @@
 //! through [`signals`] and [`output`], whose descriptors it watches.
 
 mod build;
+mod origin;
 pub mod output;
 mod signal;
 
@@ -11,13 +12,20 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use berth_devices::saved::Sections;
 use berth_devices::serial::Serial;
+use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::bus::Buses;
 use crate::kvm::vcpu::{Context, Vcpu};
 use crate::kvm::{Gate, Wanted};
+use crate::memory::Memory;
+use crate::state::ram::RamId;
+use crate::state::{MACHINE, SaveError, SavedMachine, cpu, platform};
 
 pub use build::{BuildError, Disk, Nic, Plan, build};
+pub use origin::{Boot, Origin, SavedFiles, Shape};
 pub use output::{OutputReceiver, OutputSender};
 pub use signal::{GuestSignal, SignalReceiver, SignalSender, borrow, signals};
 
@@ -25,7 +33,12 @@ pub use signal::{GuestSignal, SignalReceiver, SignalSender, borrow, signals};
 pub trait Guest {
     /// Takes all CPUs out of the guest; returns when they are. Idempotent.
     fn pause(&mut self);
-    /// Lets them go on. Idempotent.
+    /// The state of a paused machine but for its RAM, which is to be known as `ram`. Devices are held until
+    /// [`resume`](Self::resume).
+    fn save(&mut self, ram: RamId) -> Result<Sections, SaveError>;
+    /// The RAM.
+    fn memory(&self) -> Memory;
+    /// Lets CPUs and devices go on. Idempotent.
     fn resume(&mut self);
     /// Presses the power button.
     fn press_power_button(&mut self) -> io::Result<()>;
@@ -44,7 +57,13 @@ pub trait Guest {
 
 /// A virtual machine. Its CPUs wait until [`Guest::resume`] is called first; dropping it ends them.
 pub struct Machine {
-    gate: Arc<Gate>,
+    gate: Arc<Gate<Vcpu>>,
+    buses: Arc<Buses>,
+    vm: Arc<VmFd>,
+    memory: Memory,
+    shape: Shape,
+    /// Model specific registers that are saved.
+    msrs: Vec<u32>,
     threads: Vec<JoinHandle<()>>,
     serial: Serial,
     input_drained: EventFd,
@@ -59,6 +78,11 @@ impl Machine {
         // From here on dropping the machine ends the threads that were begun.
         let mut machine = Self {
             gate,
+            buses: parts.context.buses.clone(),
+            vm: parts.vm,
+            memory: parts.context.memory.clone(),
+            shape: parts.shape,
+            msrs: parts.msrs,
             threads: Vec::with_capacity(parts.vcpus.len()),
             input_drained: parts.serial.drained()?,
             serial: parts.serial,
@@ -77,6 +101,9 @@ impl Machine {
 /// What a machine is put together from.
 struct Parts {
     context: Context,
+    vm: Arc<VmFd>,
+    shape: Shape,
+    msrs: Vec<u32>,
     vcpus: Vec<Vcpu>,
     serial: Serial,
     power_button: EventFd,
@@ -89,7 +116,28 @@ impl Guest for Machine {
         self.gate.set(Wanted::Pause);
     }
 
+    fn save(&mut self, ram: RamId) -> Result<Sections, SaveError> {
+        let Shape { vcpus, memory, mmio64 } = self.shape;
+        let mut sections = Sections::new();
+        sections.add(MACHINE, &SavedMachine { vcpus, memory, mmio64, ram })?;
+        // Devices first: what they raise last is in the state of interrupt controllers and CPUs.
+        self.buses.save(&mut sections)?;
+        platform::save(&self.vm, &mut sections)?;
+        self.gate.with_parked(|parked| {
+            if parked.len() != usize::from(vcpus) {
+                return Err(SaveError::Ended);
+            }
+            parked.iter().try_for_each(|(id, vcpu)| cpu::save(*id, vcpu, &self.msrs, &mut sections))
+        })?;
+        Ok(sections)
+    }
+
+    fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
     fn resume(&mut self) {
+        self.buses.resume();
         self.gate.set(Wanted::Run);
     }
 

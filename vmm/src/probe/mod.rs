@@ -159,11 +159,15 @@ enum Told {
 }
 
 /// The thread of the guest's CPU; `memory` is the guest's, held as long as it runs.
-fn run(mut vcpu: VcpuFd, gate: &Gate, tell: &mpsc::Sender<Told>, _memory: &Memory) {
+fn run(mut vcpu: VcpuFd, gate: &Gate<()>, tell: &mpsc::Sender<Told>, _memory: &Memory) {
     gate.enter(0);
     let kick_guard = KickGuard::new(&mut vcpu);
-    while gate.pass(|| {}) {
-        let told = run_once(&mut vcpu);
+    loop {
+        let told = match gate.wanted() {
+            Wanted::Run => run_once(&mut vcpu),
+            Wanted::Pause => gate.park(0, ()).and(None),
+            Wanted::Stop => break,
+        };
         let over = matches!(told, Some(Told::End(_)));
         if let Some(told) = told
             && tell.send(told).is_err()

@@ -1,13 +1,19 @@
 //! The connection of the guest's agent: it dials [`READY_PORT`], says [`Hello`] and stays connected as long as it lives.
+//! One in a guest that goes on from a saved state is welcomed first: nobody hears of it before its clock is right and its
+//! random numbers are its own.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use berth_guest::frame;
-use berth_guest::protocol::{Hello, READY_PORT};
+use berth_guest::frame::{self, Frame};
+use berth_guest::protocol::{Hello, READY_PORT, Reply, WELCOME_VERSION, Welcome};
+use rustix::rand::{GetRandomFlags, getrandom};
 
+/// Random bytes for a guest that goes on: as many as seed the kernel's generator.
+const ENTROPY: usize = 64;
 /// Longest greeting; a guest's text is not to fill the host's memory.
 const MAX_HELLO: usize = 16 * 1024;
 /// Length and kind.
@@ -24,10 +30,20 @@ pub enum AgentNews {
     Lost,
 }
 
+/// Where a guest comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// It was booted.
+    Booted,
+    /// It goes on from a saved state.
+    Saved,
+}
+
 /// Where the agent reports; removes its socket when dropped.
 pub struct AgentPort {
     listener: UnixListener,
     path: PathBuf,
+    past: Past,
     candidates: Vec<Candidate>,
     current: Option<(UnixStream, Hello)>,
 }
@@ -35,6 +51,8 @@ pub struct AgentPort {
 struct Candidate {
     stream: UnixStream,
     received: Vec<u8>,
+    /// What it said, while its answer to the welcome is awaited.
+    greeted: Option<Hello>,
 }
 
 /// What reading from a connection came to.
@@ -56,14 +74,14 @@ pub fn bind_fresh(path: impl AsRef<Path>) -> io::Result<UnixListener> {
 
 impl AgentPort {
     /// Listens in the current directory, where the socket device connects to for a guest.
-    pub fn listen() -> io::Result<Self> {
-        Self::listen_at(format!("vsock_{READY_PORT}").into())
+    pub fn listen(past: Past) -> io::Result<Self> {
+        Self::listen_at(format!("vsock_{READY_PORT}").into(), past)
     }
 
-    fn listen_at(path: PathBuf) -> io::Result<Self> {
+    fn listen_at(path: PathBuf, past: Past) -> io::Result<Self> {
         let listener = bind_fresh(&path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path, candidates: Vec::new(), current: None })
+        Ok(Self { listener, path, past, candidates: Vec::new(), current: None })
     }
 
     /// What to watch for input. When one of these is readable, call [`handle`](Self::handle).
@@ -90,7 +108,7 @@ impl AgentPort {
         self.accept();
         let mut index = 0;
         while index < self.candidates.len() {
-            match self.candidates[index].hear() {
+            match self.candidates[index].hear(self.past) {
                 Heard::Nothing => index += 1,
                 Heard::End => drop(self.candidates.swap_remove(index)),
                 Heard::Hello(hello) => {
@@ -112,7 +130,7 @@ impl AgentPort {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     if self.candidates.len() < MAX_CANDIDATES && stream.set_nonblocking(true).is_ok() {
-                        self.candidates.push(Candidate { stream, received: Vec::new() });
+                        self.candidates.push(Candidate { stream, received: Vec::new(), greeted: None });
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -134,7 +152,7 @@ impl Drop for AgentPort {
 }
 
 impl Candidate {
-    fn hear(&mut self) -> Heard {
+    fn hear(&mut self, past: Past) -> Heard {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
@@ -144,28 +162,57 @@ impl Candidate {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
                 Err(_) => return Heard::End,
             }
-            match parse(&self.received) {
-                Heard::Nothing => {}
-                other => return other,
+            match take_frame(&mut self.received).and_then(|frame| self.understand(frame, past)) {
+                Ok(None) => {}
+                Ok(Some(hello)) => return Heard::Hello(hello),
+                Err(_) => return Heard::End,
             }
         }
     }
+
+    /// What the agent said, once there is no more to wait for.
+    fn understand(&mut self, frame: Option<Frame>, past: Past) -> io::Result<Option<Hello>> {
+        let Some(frame) = frame else { return Ok(None) };
+        let Some(greeted) = self.greeted.take() else {
+            let hello: Hello = frame.parse()?;
+            if past == Past::Booted || hello.protocol < WELCOME_VERSION {
+                return Ok(Some(hello));
+            }
+            let mut bytes = Vec::new();
+            frame::write_json(&mut bytes, &welcome()?)?;
+            // The connection is new and has room for that.
+            self.stream.write_all(&bytes)?;
+            self.greeted = Some(hello);
+            return Ok(None);
+        };
+        if let Reply::Error(error) = frame.parse()? {
+            tracing::warn!(%error, "the guest goes on from a saved state and is not as it should be");
+        }
+        Ok(Some(greeted))
+    }
 }
 
-fn parse(received: &[u8]) -> Heard {
-    let Some((length, _)) = received.split_first_chunk::<4>() else { return Heard::Nothing };
+fn welcome() -> io::Result<Welcome> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    let mut entropy = vec![0; ENTROPY];
+    // So few bytes come at once and whole.
+    getrandom(&mut entropy, GetRandomFlags::empty())?;
+    Ok(Welcome { time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), entropy })
+}
+
+/// Takes the first whole frame off `received`.
+fn take_frame(received: &mut Vec<u8>) -> io::Result<Option<Frame>> {
+    let Some(length) = received.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*length) as usize;
     if length > MAX_HELLO {
-        return Heard::End;
+        return Err(io::ErrorKind::InvalidData.into());
     }
     if received.len() < FRAME_HEADER + length {
-        return Heard::Nothing;
+        return Ok(None);
     }
-    let mut bytes = received;
-    match frame::read(&mut bytes) {
-        Ok(Some(frame)) => frame.parse().map_or(Heard::End, Heard::Hello),
-        _ => Heard::End,
-    }
+    let frame = frame::read(&mut &received[..])?;
+    received.drain(..FRAME_HEADER + length);
+    Ok(frame)
 }
 
 /// The agent has nothing more to say on its connection; what comes is dropped, an end is an end. One read a call, so that a
@@ -186,16 +233,36 @@ mod tests {
         Hello { protocol: 1, agent_version: "0".into(), kernel: "6.1".into(), hostname: hostname.into() }
     }
 
-    fn port() -> (tempfile::TempDir, PathBuf, AgentPort) {
+    fn port(past: Past) -> (tempfile::TempDir, PathBuf, AgentPort) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vsock_1024");
-        let port = AgentPort::listen_at(path.clone()).unwrap();
+        let port = AgentPort::listen_at(path.clone(), past).unwrap();
         (dir, path, port)
     }
 
     #[test]
+    fn an_agent_that_goes_on_is_welcomed_before_anybody_hears_of_it() {
+        let (_dir, path, mut port) = port(Past::Saved);
+        let mut agent = UnixStream::connect(&path).unwrap();
+        let greeting = Hello { protocol: WELCOME_VERSION, ..hello("a") };
+        frame::write_json(&mut agent, &greeting).unwrap();
+        assert!(port.handle().is_empty());
+        let welcome: Welcome = frame::read(&mut agent).unwrap().unwrap().parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        assert!(welcome.time_ns <= now && now - welcome.time_ns < 60_000_000_000);
+        assert_ne!(welcome.entropy, [0; ENTROPY]);
+        assert!(port.handle().is_empty());
+        frame::write_json(&mut agent, &Reply::Done).unwrap();
+        assert_eq!(port.handle(), [AgentNews::Ready(greeting)]);
+        // An agent of an older release does not know how to be welcomed.
+        let mut old = UnixStream::connect(&path).unwrap();
+        frame::write_json(&mut old, &hello("old")).unwrap();
+        assert_eq!(port.handle(), [AgentNews::Lost, AgentNews::Ready(hello("old"))]);
+    }
+
+    #[test]
     fn an_agent_comes_and_goes() {
-        let (_dir, path, mut port) = port();
+        let (_dir, path, mut port) = port(Past::Booted);
         let mut agent = UnixStream::connect(&path).unwrap();
         let mut wire = Vec::new();
         frame::write_json(&mut wire, &hello("a")).unwrap();
@@ -216,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_no_agent_is_turned_away() {
-        let (_dir, path, mut port) = port();
+        let (_dir, path, mut port) = port(Past::Booted);
         let mut liar = UnixStream::connect(&path).unwrap();
         liar.write_all(&u32::MAX.to_le_bytes()).unwrap();
         let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();

@@ -1,9 +1,9 @@
 //! The connections to the control socket.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use berth_supervisor::protocol::{Event, Input, RefusalKind, Reply, Request};
+use berth_supervisor::protocol::{Event, Input, RefusalKind, Reply, Request, SaveControl};
 use berth_supervisor::transport::Endpoint;
 
 /// Connections at once; the daemon needs a handful.
@@ -21,6 +21,8 @@ enum Role {
     Subscriber,
     /// Holds the console.
     Console,
+    /// Asked for a save.
+    Saver,
 }
 
 struct Connection {
@@ -34,8 +36,12 @@ struct Connection {
 pub enum Said {
     /// Nothing that concerns the machine.
     Nothing,
-    /// A request; to be answered.
-    Request(Request),
+    /// A request with its descriptors; to be answered.
+    Request(Request, Vec<OwnedFd>),
+    /// The machine is to end, since it was saved.
+    EndSaved,
+    /// The one that asked for a save is gone.
+    SaverClosed,
     /// The one that held the console is gone.
     ConsoleClosed,
 }
@@ -73,7 +79,8 @@ impl Connections {
         let Some(index) = self.position(id) else { return Said::Nothing };
         let connection = &self.open[index];
         let result = match connection.role {
-            Role::New => connection.endpoint.recv::<Request>().map(|m| m.map(|(request, _)| Said::Request(request))),
+            Role::New => connection.endpoint.recv::<Request>().map(|m| m.map(|(ask, fds)| Said::Request(ask, fds))),
+            Role::Saver => connection.endpoint.recv::<SaveControl>().map(|m| m.map(|_| Said::EndSaved)),
             // A serial line has no size, and an event needs no answer.
             Role::Console | Role::Subscriber => connection.endpoint.recv::<Input>().map(|m| m.map(|_| Said::Nothing)),
         };
@@ -92,10 +99,14 @@ impl Connections {
         }
     }
 
-    /// Closes a connection; tells whether it held the console.
+    /// Closes a connection; tells what it held.
     fn close(&mut self, id: Id) -> Said {
         let closed = self.position(id).map(|index| self.open.swap_remove(index).role);
-        if closed == Some(Role::Console) { Said::ConsoleClosed } else { Said::Nothing }
+        match closed {
+            Some(Role::Console) => Said::ConsoleClosed,
+            Some(Role::Saver) => Said::SaverClosed,
+            _ => Said::Nothing,
+        }
     }
 
     /// Sends a last answer and closes the connection.
@@ -115,6 +126,18 @@ impl Connections {
     /// Answers and keeps the connection for events.
     pub fn subscribe(&mut self, id: Id, reply: &Reply) {
         self.keep(id, Role::Subscriber, reply, None);
+    }
+
+    /// Keeps the connection, which asked for a save, without an answer.
+    pub fn keep_saver(&mut self, id: Id) {
+        if let Some(index) = self.position(id) {
+            self.open[index].role = Role::Saver;
+        }
+    }
+
+    /// Tells the one that asked for a save that it is done; false if it is gone.
+    pub fn tell_saved(&mut self, id: Id) -> bool {
+        self.position(id).is_some_and(|index| self.open[index].endpoint.send(&Reply::Done, &[]).is_ok())
     }
 
     /// Answers with the console's stream; the connection is its session. One that had it before is closed.

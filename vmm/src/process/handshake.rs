@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::ProcessError;
 use super::agent::bind_fresh;
 use super::termination::Termination;
-use crate::machine::{Disk, Nic, Plan};
-use crate::spec::VmSpec;
+use crate::machine::{Boot, Disk, Nic, Origin, Plan, SavedFiles};
+use crate::spec::{OriginSpec, VmSpec};
 
 /// Name of the socket through which host programs reach the guest, in the run directory.
 pub const VSOCK_SOCKET: &str = "vsock";
@@ -87,12 +87,7 @@ pub fn vsock(spec: &VmSpec) -> io::Result<Option<VsockConfig>> {
 
 /// Resolves the specification's descriptors.
 pub fn plan(spec: &VmSpec, mut fds: Descriptors, vsock: Option<VsockConfig>) -> Result<Plan, ProcessError> {
-    let kernel = File::from(fds.take(spec.kernel, "the kernel")?);
-    let initrds = spec
-        .initrds
-        .iter()
-        .map(|index| Ok(File::from(fds.take(*index, "an initrd")?)))
-        .collect::<Result<_, ProcessError>>()?;
+    let origin = origin(&spec.origin, &mut fds)?;
     let disks = spec
         .disks
         .iter()
@@ -106,14 +101,27 @@ pub fn plan(spec: &VmSpec, mut fds: Descriptors, vsock: Option<VsockConfig>) -> 
         .iter()
         .map(|nic| Ok(Nic { tap: fds.take(nic.tap, "a network device")?, hwaddr: nic.hwaddr, mtu: nic.mtu }))
         .collect::<Result<_, ProcessError>>()?;
-    let cmdline = spec.cmdline.clone();
-    Ok(Plan { vcpus: spec.vcpus, memory: spec.memory, kernel, initrds, cmdline, disks, nics, vsock })
+    Ok(Plan { vcpus: spec.vcpus, memory: spec.memory, origin, disks, nics, vsock })
+}
+
+fn origin(spec: &OriginSpec, fds: &mut Descriptors) -> Result<Origin, ProcessError> {
+    let mut file = |index: &FdIndex, what| fds.take(*index, what).map(File::from);
+    Ok(match spec {
+        OriginSpec::Boot { kernel, initrds, cmdline } => Origin::Boot(Boot {
+            kernel: file(kernel, "the kernel")?,
+            initrds: initrds.iter().map(|index| file(index, "an initrd")).collect::<Result<_, _>>()?,
+            cmdline: cmdline.clone(),
+        }),
+        OriginSpec::Saved { state, ram } => {
+            Origin::Saved(SavedFiles { state: file(state, "the saved state")?, ram: file(ram, "the saved memory")? })
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::tests::sample;
+    use crate::spec::tests::{boot, sample};
     use std::os::fd::AsFd;
 
     fn send_start(protocol: u32) -> Result<(VmSpec, Descriptors), ProcessError> {
@@ -128,9 +136,10 @@ mod tests {
         let (spec, fds) = send_start(PROTOCOL_VERSION).unwrap();
         assert_eq!(spec, sample());
         let plan = plan(&spec, fds, None).unwrap();
-        assert_eq!((plan.initrds.len(), plan.vcpus), (1, 2));
+        assert_eq!(plan.vcpus, 2);
+        assert!(matches!(plan.origin, Origin::Boot(boot) if boot.initrds.len() == 1));
         let (spec, fds) = send_start(PROTOCOL_VERSION).unwrap();
-        let twice = VmSpec { initrds: vec![spec.kernel], ..spec.clone() };
+        let twice = VmSpec { origin: boot(vec![FdIndex(0)], ""), ..spec.clone() };
         assert!(matches!(super::plan(&twice, fds, None), Err(ProcessError::Handshake(_))));
     }
 

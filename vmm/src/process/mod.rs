@@ -12,6 +12,7 @@ mod confine;
 mod connections;
 mod handshake;
 mod panics;
+mod saving;
 mod serve;
 mod termination;
 mod times;
@@ -27,9 +28,9 @@ use berth_supervisor::transport::{Endpoint, Listener};
 
 use crate::kvm::{self, KvmError};
 use crate::machine::{self, BuildError, Guest, Machine};
-use crate::spec::SpecError;
+use crate::spec::{OriginSpec, SpecError};
 
-use agent::AgentPort;
+use agent::{AgentPort, Past};
 use serve::Supervisor;
 use termination::Termination;
 use times::Times;
@@ -116,8 +117,9 @@ fn start(endpoint: &Endpoint, run_dir: &Path, times: Times) -> Result<(Superviso
     let kvm = kvm::open()?;
     let log = &spec.console_log;
     let console = Console::new(log).map_err(io_error(format!("open the console's log {}", log.display())))?;
+    let past = if matches!(spec.origin, OriginSpec::Saved { .. }) { Past::Saved } else { Past::Booted };
     let agent = match spec.vsock_cid {
-        Some(_) => Some(AgentPort::listen().map_err(io_error("listen for the guest's agent"))?),
+        Some(_) => Some(AgentPort::listen(past).map_err(io_error("listen for the guest's agent"))?),
         None => None,
     };
     let vsock = handshake::vsock(&spec).map_err(io_error("listen for connections to the guest"))?;

@@ -1,7 +1,7 @@
 //! Serving a running machine: one loop, one owner.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use berth_supervisor::console::{AttachError, Console, Input};
 use berth_supervisor::protocol::{Event, Exit, ExitReason, RefusalKind, Reply, Request, RunState, Status};
@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::agent::{AgentNews, AgentPort};
 use super::connections::{Connections, Id, Said};
 use super::panics::PanicWatch;
+use super::saving::Saving;
 use super::termination::Termination;
 use super::times::Times;
 use crate::machine::{Guest, GuestSignal};
@@ -28,6 +29,7 @@ pub struct Supervisor<G> {
     termination: Termination,
     times: Times,
     state: RunState,
+    saving: Option<Saving>,
 }
 
 /// What can wake the loop.
@@ -64,6 +66,7 @@ impl<G: Guest> Supervisor<G> {
             termination,
             times,
             state: RunState::Running,
+            saving: None,
         }
     }
 
@@ -79,6 +82,7 @@ impl<G: Guest> Supervisor<G> {
                     if let Some(exit) = ready.into_iter().find_map(|(source, flags)| self.handle(source, flags)) {
                         break exit;
                     }
+                    self.write_on();
                 }
             }
         };
@@ -119,7 +123,10 @@ impl<G: Guest> Supervisor<G> {
         for (id, fd) in self.connections.watched() {
             watch(Source::Connection(id), fd, PollFlags::IN);
         }
-        match rustix::event::poll(&mut watched, None) {
+        // Between two pieces of a save others have their turn.
+        let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let writing = self.saving.as_ref().is_some_and(Saving::writing);
+        match rustix::event::poll(&mut watched, writing.then_some(&at_once)) {
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
             other => other?,
         };
@@ -150,7 +157,12 @@ impl<G: Guest> Supervisor<G> {
             Source::Connection(id) => match self.connections.hear(id) {
                 Said::Nothing => {}
                 Said::ConsoleClosed => self.console.detach(),
-                Said::Request(request) => return self.serve_request(id, request),
+                Said::Request(request, fds) => return self.serve_request(id, request, fds),
+                Said::SaverClosed => self.go_on(),
+                Said::EndSaved => {
+                    let message = "the machine was saved and goes on from its state at the next start".to_owned();
+                    return Some(Exit { reason: ExitReason::Saved, message });
+                }
             },
         }
         None
@@ -225,8 +237,12 @@ impl<G: Guest> Supervisor<G> {
         }
     }
 
-    fn serve_request(&mut self, id: Id, request: Request) -> Option<Exit> {
+    fn serve_request(&mut self, id: Id, request: Request, fds: Vec<OwnedFd>) -> Option<Exit> {
         match request {
+            Request::Save => self.save(id, fds),
+            Request::Pause | Request::Resume | Request::Shutdown if self.saving.is_some() => {
+                self.connections.refuse(id, RefusalKind::Busy, "the machine is being saved; wait for that");
+            }
             Request::Status => self.connections.answer(id, &Reply::Status(self.status()), None),
             Request::Subscribe => self.connections.subscribe(id, &Reply::Status(self.status())),
             Request::Console { force } => self.attach(id, force),
@@ -278,6 +294,51 @@ impl<G: Guest> Supervisor<G> {
             self.connections.broadcast(&Event::State(wanted));
         }
         self.connections.answer(id, &Reply::Done, None);
+    }
+
+    /// Begins a save.
+    fn save(&mut self, id: Id, fds: Vec<OwnedFd>) {
+        if self.saving.is_some() {
+            return self.connections.refuse(id, RefusalKind::Busy, "the machine is being saved already; wait for that");
+        }
+        let Ok([state, ram]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return self.connections.refuse(id, RefusalKind::Other, "a save needs two files");
+        };
+        self.guest.pause();
+        match Saving::begin(&mut self.guest, id, state, ram) {
+            Ok(saving) => {
+                self.connections.keep_saver(id);
+                self.saving = Some(saving);
+            }
+            Err(error) => {
+                self.connections.refuse(id, RefusalKind::Other, format!("the machine cannot be saved: {error}"));
+                self.go_on();
+            }
+        }
+    }
+
+    /// Writes the next piece of what is being saved.
+    fn write_on(&mut self) {
+        let Some(saving) = self.saving.as_mut().filter(|saving| saving.writing()) else { return };
+        let id = saving.connection;
+        match saving.step() {
+            Ok(false) => {}
+            // One that is gone shows as closed.
+            Ok(true) => drop(self.connections.tell_saved(id)),
+            Err(error) => {
+                self.connections.refuse(id, RefusalKind::Other, format!("the machine cannot be saved: {error}"));
+                self.go_on();
+            }
+        }
+    }
+
+    /// The machine goes on as it was before a save.
+    fn go_on(&mut self) {
+        self.saving = None;
+        // Resuming lets held devices go on too; a machine that was paused goes on when it is resumed.
+        if self.state == RunState::Running {
+            self.guest.resume();
+        }
     }
 
     fn press_power_button(&mut self, id: Id) {

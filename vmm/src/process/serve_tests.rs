@@ -1,17 +1,26 @@
 use super::*;
 
+use berth_supervisor::protocol::SaveControl;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use berth_devices::saved::Sections;
 use berth_guest::protocol::ExecSpec;
 use berth_supervisor::transport::Endpoint;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::output::output;
 use crate::machine::{OutputReceiver, OutputSender, SignalReceiver, SignalSender, signals};
+use crate::memory::Memory;
+use crate::state::ram::RamId;
+use crate::state::{SaveError, SavedMachine};
+
+const MEMORY: u64 = 64 << 20;
 
 /// A machine that only notes what is done with it.
 struct Fake {
@@ -32,6 +41,17 @@ impl Fake {
 impl Guest for Fake {
     fn pause(&mut self) {
         self.note("pause");
+    }
+    fn save(&mut self, ram: RamId) -> Result<Sections, SaveError> {
+        self.note("save");
+        let mut sections = Sections::new();
+        sections.add("machine", &SavedMachine { vcpus: 1, memory: MEMORY, mmio64: (0, 0), ram })?;
+        Ok(sections)
+    }
+    fn memory(&self) -> Memory {
+        let memory = crate::memory::allocate(MEMORY).unwrap();
+        memory.write_obj(0x5au8, GuestAddress(MEMORY - 1)).unwrap();
+        memory
     }
     fn resume(&mut self) {
         self.note("resume");
@@ -230,5 +250,53 @@ fn the_time_of_the_first_program_is_told() {
     console.read_exact(&mut [0; 1]).unwrap();
     let told = times(bench.ask(&Request::Status));
     assert!(told.user_space.unwrap() >= told.began);
+    bench.end();
+}
+
+/// Asks for a save; returns the connection, the answer and both files.
+fn save(bench: &Bench) -> (Endpoint, Reply, [std::fs::File; 2]) {
+    let files = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    let endpoint = Endpoint::connect(&bench.path()).unwrap();
+    endpoint.send(&Request::Save, &files.each_ref().map(|file| file.as_fd())).unwrap();
+    let reply = endpoint.recv().unwrap().unwrap().0;
+    (endpoint, reply, files)
+}
+
+#[test]
+fn a_saved_machine_stands_still_until_its_saver_goes_and_ends_when_told() {
+    let bench = Bench::new();
+    let (saver, reply, [mut state, ram]) = save(&bench);
+    assert_eq!(reply, Reply::Done);
+    std::io::Seek::rewind(&mut state).unwrap();
+    let machine = Sections::read(state).unwrap().take::<SavedMachine>("machine").unwrap();
+    crate::state::ram::check(&ram, MEMORY, machine.ram).unwrap();
+    let mut last = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&ram, &mut last, MEMORY - 1).unwrap();
+    assert_eq!(last, [0x5a]);
+    assert!(matches!(bench.ask(&Request::Pause), Reply::Refused { kind: RefusalKind::Busy, .. }));
+    assert!(matches!(save(&bench).1, Reply::Refused { kind: RefusalKind::Busy, .. }));
+    drop(saver);
+    assert_eq!([(); 3].map(|()| bench.calls.recv().unwrap()), ["pause", "save", "resume"]);
+
+    let (saver, reply, _files) = save(&bench);
+    assert_eq!(reply, Reply::Done);
+    saver.send(&SaveControl::End, &[]).unwrap();
+    assert_eq!(bench.thread.join().unwrap().reason, ExitReason::Saved);
+}
+
+#[test]
+fn a_machine_goes_on_after_a_save_that_failed_and_stays_paused_if_it_was() {
+    let bench = Bench::new();
+    let refused = bench.ask(&Request::Save);
+    assert!(matches!(refused, Reply::Refused { .. }), "{refused:?}");
+    assert_eq!(bench.ask(&Request::Pause), Reply::Done);
+    drop(save(&bench));
+    assert_eq!(bench.ask(&Request::Resume), Reply::Done);
+    let files = std::fs::File::open("/dev/null").unwrap();
+    let endpoint = Endpoint::connect(&bench.path()).unwrap();
+    endpoint.send(&Request::Save, &[files.as_fd(), files.as_fd()]).unwrap();
+    assert!(matches!(endpoint.recv::<Reply>().unwrap().unwrap().0, Reply::Refused { .. }));
+    let expected = ["pause", "pause", "save", "resume", "pause", "save", "resume"];
+    assert_eq!(expected.map(|_| bench.calls.recv().unwrap()), expected);
     bench.end();
 }

@@ -128,9 +128,6 @@ fn check_put(put: &InstancePut, instance: &Instance) -> ApiResult<()> {
     if !put.restore.is_empty() {
         return Err(ApiError::invalid(format!("Instance \"{}\" has no snapshot \"{}\"", instance.name, put.restore)));
     }
-    if put.stateful {
-        return Err(ApiError::invalid("\"stateful\" is not supported yet"));
-    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use axum::{
     routing::get,
 };
 use berth_api::instances::InstanceStatePut;
-use berth_instances::{Status, StopRequest};
+use berth_instances::{StartFrom, Status, StopRequest};
 use serde_json::Map;
 
 use super::{
@@ -39,6 +39,7 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub struct Change {
     pub action: Action,
+    from: StartFrom,
     stop: StopRequest,
     wait: bool,
 }
@@ -58,12 +59,14 @@ impl Change {
                 )));
             }
         };
-        if put.stateful {
-            return Err(ApiError::invalid("Stateful start and stop are not supported yet; leave \"stateful\" out"));
+        if put.stateful && !matches!(action, Action::Start | Action::Stop) {
+            return Err(ApiError::invalid("\"stateful\" is for start and stop; leave it out"));
         }
         // LXD: -1 waits as long as it takes, and so does 0 by what its clients send.
         let timeout = u64::try_from(put.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Ok(Self { action, stop: StopRequest { force: put.force, timeout }, wait: put.wait })
+        let from = if put.stateful { StartFrom::Saved } else { StartFrom::Boot };
+        let stop = StopRequest { stateful: put.stateful, force: put.force, timeout };
+        Ok(Self { action, from, stop, wait: put.wait })
     }
 
     fn description(&self) -> &'static str {
@@ -84,7 +87,7 @@ impl Change {
             Action::Start if instances.get(project, name)?.status == Status::Frozen => {
                 instances.unfreeze(project, name).await?;
             }
-            Action::Start => instances.start(project, name).await?,
+            Action::Start => instances.start(project, name, self.from).await?,
             Action::Stop => instances.stop(project, name, self.stop).await?,
             Action::Restart => instances.restart(project, name, self.stop).await?,
             Action::Freeze => instances.freeze(project, name).await?,
@@ -137,7 +140,9 @@ mod tests {
         assert!(change.stop.force);
         assert_eq!(Change::parse(&put("stop", -1)).unwrap().stop.timeout, None);
         assert!(Change::parse(&put("jump", 0)).is_err());
-        let stateful = InstanceStatePut { stateful: true, ..put("stop", 0) };
-        assert!(Change::parse(&stateful).is_err());
+        let stateful = |action| Change::parse(&InstanceStatePut { stateful: true, ..put(action, 0) });
+        assert!(stateful("stop").unwrap().stop.stateful);
+        assert_eq!(stateful("start").unwrap().from, StartFrom::Saved);
+        assert!(stateful("freeze").is_err());
     }
 }

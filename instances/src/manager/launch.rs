@@ -1,0 +1,111 @@
+//! Starting an instance, and clearing away what belonged to one run of it.
+
+use berth_store::ErrorKind;
+use jiff::Timestamp;
+
+use super::actor::Actor;
+use super::live::Live;
+use super::remove::remove_tree;
+use super::use_running::volume_kind;
+use crate::cloud_init;
+use crate::error::{Error, Result};
+use crate::model::{StartFrom, Status};
+use crate::nics::{self, Nics, host_name_key};
+use crate::plan::{Places, Plan};
+
+impl Actor {
+    pub(super) async fn start(&mut self, from: StartFrom) -> Result<()> {
+        if self.status() == Status::Frozen {
+            return self.pause(false).await;
+        }
+        if self.live.is_some() {
+            return Err(Error::State(format!("The instance is already running: \"{}\"", self.name)));
+        }
+        self.starting = true;
+        self.show();
+        let result = self.launch(from).await;
+        self.starting = false;
+        match result {
+            Ok(live) => {
+                self.live = Some(live);
+                self.show();
+                self.emit("instance-started");
+                Ok(())
+            }
+            Err(e) => {
+                self.remember_error(Some(e.to_string()));
+                if let Err(again) = self.clear_away().await {
+                    self.leftover(format!("what a failed start left could not be cleared away: {again}"));
+                }
+                self.show();
+                Err(e)
+            }
+        }
+    }
+
+    async fn launch(&mut self, from: StartFrom) -> Result<Live> {
+        self.publish().await?;
+        let addresses = nics::invent_addresses(&self.view.borrow())?;
+        self.volatile.values.extend(addresses);
+        let config = self.view.borrow().expanded_config.clone();
+        cloud_init::renew(&mut self.volatile.values, self.document.uuid, &self.name, &config);
+        self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        self.remember_error(None);
+        self.volatile.last_used_at = Some(Timestamp::now());
+        self.save_volatile().await?;
+        self.show();
+        let instance = self.view.borrow().clone();
+        let places = self.places();
+        make_directories(&places).await?;
+        let kind = volume_kind(instance.kind);
+        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume_name()).await?;
+        let saved = self.saved(from, &volume).await?;
+        let plan = Plan::new(&instance, places, volume).map_err(Error::Invalid)?;
+        let shared = self.shared.clone();
+        let mut network = Nics::wanted(&shared.networks, &instance)?;
+        let made = self.driver().start(&plan, &mut network, saved.as_deref()).await;
+        for (device, host_name) in network.host_names() {
+            self.volatile.values.insert(host_name_key(device), host_name.clone());
+        }
+        let launch = made.map_err(|error| self.explain(error))?;
+        // One record: from here on the guest goes on, and what was saved is over.
+        self.volatile.stateful = false;
+        self.save_volatile().await?;
+        let started = launch.proceed(&plan.places.run_dir).await?;
+        if let Some(saved) = saved {
+            self.forget(saved).await;
+        }
+        Ok(Live::new(started))
+    }
+
+    /// Removes everything that belongs to one run of the instance.
+    pub(super) async fn clear_away(&mut self) -> Result<()> {
+        let places = self.places();
+        self.driver().clean_up(&self.document.uuid.simple().to_string()).await?;
+        let instance =
+            self.snapshot(self.view.borrow().expanded_config.clone(), self.view.borrow().expanded_devices.clone());
+        nics::detach_all(&self.shared.networks, &instance).await?;
+        remove_tree(&places.run_dir).await?;
+        self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
+        self.volatile.values.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+        match self.save_volatile().await {
+            // It has ended all the same, and perhaps its deletion is what will free space.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(instance = %self.name, "its end is not recorded: {e}");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Makes the run and log directories, for root only.
+async fn make_directories(places: &Places) -> Result<()> {
+    remove_tree(&places.run_dir).await?;
+    for path in [&places.run_dir, &places.log_dir] {
+        let mut builder = tokio::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(path).await.map_err(Error::io(format!("make the directory {}", path.display())))?;
+    }
+    Ok(())
+}

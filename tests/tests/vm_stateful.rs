@@ -1,0 +1,146 @@
+//! A virtual machine that is stopped with its run state goes on where it was.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use berth_tests::Daemon;
+use berth_tests::guests::{Events, daemon_with_debian, sh, status, step, wait_booted};
+
+const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+
+#[test]
+fn a_virtual_machine_goes_on_where_it_was_stopped() {
+    let mut daemon = daemon_with_debian();
+    daemon.berth("launch debian/12 v1 --vm --wait -c limits.cpu=2 -c limits.memory=512MiB").ok();
+    wait_booted(&daemon, "v1");
+    it_has_to_be_allowed(&daemon);
+    let boot_id = sh(&daemon, "v1", BOOT_ID);
+    something_goes_on_in_it(&daemon);
+
+    step("it is stopped with its state");
+    let before = counted(&daemon);
+    daemon.berth("stop v1 --stateful").ok();
+    assert_eq!(status(&daemon, "v1"), "STOPPED");
+    daemon.stop();
+    daemon.spawn();
+    assert_eq!(daemon.instance("v1")["stateful"], true);
+    what_does_not_fit_is_refused(&daemon);
+
+    step("it goes on");
+    daemon.berth("start v1 --wait").ok();
+    assert_eq!(sh(&daemon, "v1", BOOT_ID), boot_id, "it was not booted");
+    assert_eq!(sh(&daemon, "v1", "cat /dev/shm/kept"), "in memory\n");
+    it_counts_on_from(&daemon, before);
+    its_clock_is_right(&daemon);
+    its_network_works(&daemon);
+    assert_eq!(daemon.instance("v1")["stateful"], false);
+    assert!(!state(&daemon).exists(), "a state that was used is gone");
+
+    step("it is stopped so again, and its state is discarded");
+    let events = Events::watch(&daemon);
+    daemon.lxc("stop v1 --stateful").ok();
+    daemon.lxc("start v1").ok();
+    events.wait_for("instance-ready", "v1");
+    drop(events);
+    assert_eq!(sh(&daemon, "v1", BOOT_ID), boot_id, "lxc goes on from the state too");
+    daemon.berth("stop v1 --stateful").ok();
+    daemon.berth("start v1 --stateless").ok();
+    assert!(!state(&daemon).exists());
+    assert_eq!(daemon.instance("v1")["stateful"], false);
+    daemon.berth("delete v1 --force").ok();
+    daemon.finish();
+}
+
+/// The saved state of the instance.
+fn state(daemon: &Daemon) -> PathBuf {
+    let uuid = daemon.run_dir("v1");
+    let uuid = uuid.file_name().expect("it is named by its uuid");
+    daemon.volume_dir("virtual-machines").join(uuid).join("state")
+}
+
+fn it_has_to_be_allowed(daemon: &Daemon) {
+    step("it has to be allowed");
+    let said = daemon.berth("stop v1 --stateful").fails();
+    assert!(said.contains("migration.stateful"), "{said}");
+    assert_eq!(status(daemon, "v1"), "RUNNING");
+    daemon.berth("config set v1 migration.stateful=true").ok();
+    let said =
+        daemon.lxc("query -X PUT -d {\"action\":\"start\",\"stateful\":true} --wait /1.0/instances/v1/state").fails();
+    assert!(said.contains("already running"), "{said}");
+}
+
+/// A program that counts with a file open, a file in memory, and a clock that is wrong.
+fn something_goes_on_in_it(daemon: &Daemon) {
+    let count = "i=0; while sleep 0.2; do i=$((i+1)); echo $i >&3; done";
+    sh(
+        daemon,
+        "v1",
+        &format!("echo in memory > /dev/shm/kept; setsid sh -c '{count}' 3>/root/count >/dev/null 2>&1 </dev/null &"),
+    );
+    sh(
+        daemon,
+        "v1",
+        "until test -s /root/count; do sleep 0.1; done; systemctl stop systemd-timesyncd; date -s 2001-01-01",
+    );
+}
+
+fn counted(daemon: &Daemon) -> u64 {
+    sh(daemon, "v1", "tail -n 1 /root/count").trim().parse().expect("it counts")
+}
+
+fn it_counts_on_from(daemon: &Daemon, before: u64) {
+    sh(daemon, "v1", &format!("until test $(tail -n 1 /root/count) -gt {}; do sleep 0.1; done", before + 5));
+    let lines: Vec<u64> = sh(daemon, "v1", "cat /root/count").lines().map(|line| line.parse().unwrap()).collect();
+    assert!(lines.iter().copied().eq(1..=lines.len() as u64), "each number is there once: {lines:?}");
+}
+
+fn its_clock_is_right(daemon: &Daemon) {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let earliest = now();
+    let seconds: u64 = sh(daemon, "v1", "date +%s").trim().parse().unwrap();
+    assert!((earliest - 1..=now() + 1).contains(&seconds), "{seconds} is not about {earliest}");
+}
+
+fn its_network_works(daemon: &Daemon) {
+    let said = sh(daemon, "v1", "ping -c 2 -w 60 $(ip route show default | cut -d ' ' -f 3)");
+    assert!(said.contains(" 0% packet loss"), "{said}");
+}
+
+/// Starts that must fail with a text, and leave the state as it was.
+fn what_does_not_fit_is_refused(daemon: &Daemon) {
+    step("what does not fit is refused");
+    let refused = |text: &str| {
+        let said = daemon.berth("start v1").fails();
+        assert!(said.contains(text) && said.contains("--stateless"), "{said}");
+        assert_eq!(status(daemon, "v1"), "STOPPED");
+        assert_eq!(daemon.instance("v1")["stateful"], true);
+    };
+    daemon.berth("config set v1 limits.memory=600MiB").ok();
+    refused("limits.memory");
+    daemon.berth("config set v1 limits.memory=512MiB").ok();
+    daemon.berth("config set v1 limits.cpu=1").ok();
+    refused("limits.cpu");
+    daemon.berth("config set v1 limits.cpu=2").ok();
+
+    let open = |name: &str| open(&state(daemon).join(name));
+    let (machine, ram) = (open("machine"), open("ram"));
+    let mut byte = [0];
+    machine.read_exact_at(&mut byte, 1000).unwrap();
+    machine.write_all_at(&[!byte[0]], 1000).unwrap();
+    refused("checksum");
+    machine.write_all_at(&byte, 1000).unwrap();
+    machine.read_exact_at(&mut byte, 0).unwrap();
+    machine.write_all_at(b"X", 0).unwrap();
+    refused("not the saved state");
+    machine.write_all_at(&byte, 0).unwrap();
+    let length = ram.metadata().unwrap().len();
+    ram.set_len(length + 4096).unwrap();
+    refused("wrong length");
+    ram.set_len(length).unwrap();
+}
+
+fn open(path: &Path) -> std::fs::File {
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
