@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use uuid::Uuid;
 
+use crate::copy::Job;
 use crate::driver::{Driver, Resources};
 use crate::error::StorageError;
 use crate::reaper::Reaper;
@@ -131,6 +132,18 @@ impl Driver for DirDriver {
         let path = self.root.join(PENDING).join(Uuid::new_v4().simple().to_string());
         self.make(&path)?;
         Ok(path)
+    }
+
+    fn duplicate(&self, kind: VolumeKind, name: &str, job: &Job) -> Result<PathBuf, StorageError> {
+        let source = self.find(kind, name)?.ok_or_else(|| self.missing(kind, name))?;
+        let pending = self.prepare()?;
+        match job.fill(&source, &pending) {
+            Ok(_) => Ok(pending),
+            Err(error) => {
+                self.discard(&pending);
+                Err(self.at(&source)(error))
+            }
+        }
     }
 
     fn commit(&self, pending: &Path, kind: VolumeKind, name: &str) -> Result<PathBuf, StorageError> {

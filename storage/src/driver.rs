@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::copy::Job;
 use crate::dir::DirDriver;
 use crate::error::StorageError;
 use crate::reaper::Reaper;
@@ -37,6 +38,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
     fn destroy(&self) -> Result<(), StorageError>;
     /// Makes an empty directory that can become a volume.
     fn prepare(&self) -> Result<PathBuf, StorageError>;
+    /// Makes a directory that can become a volume with the content of another volume of this pool, durably.
+    fn duplicate(&self, kind: VolumeKind, name: &str, job: &Job) -> Result<PathBuf, StorageError>;
     /// Makes a prepared directory the volume of this name, durably.
     fn commit(&self, pending: &Path, kind: VolumeKind, name: &str) -> Result<PathBuf, StorageError>;
     /// Gives up a prepared directory. Must be quick: it may be called from a task.

@@ -3,8 +3,9 @@
 //! A pool is a document in the store and a place that a driver looks after. A volume is a directory: that of a
 //! container holds `rootfs/`, that of a virtual machine `root.img`. A volume is never seen half-made: it is filled as a
 //! [`PendingVolume`] and appears when it is committed. It is never seen half-removed either: removing one moves it
-//! aside at once, and its files go in the background.
+//! aside at once, and its files go in the background. A snapshot is a volume too, with the content that another had.
 
+mod copy;
 mod dir;
 mod driver;
 mod error;
@@ -13,7 +14,8 @@ mod reaper;
 mod tree;
 mod volume;
 
+pub use copy::CopyProgress;
 pub use driver::Resources;
 pub use error::StorageError;
 pub use pools::{Config, Pool, Pools};
-pub use volume::{PendingVolume, VolumeKind};
+pub use volume::{PendingVolume, VolumeKind, VolumeRef};

@@ -9,10 +9,11 @@ use berth_store::doc::{self, Document};
 use berth_store::{Key, Store, Txn};
 use serde::{Deserialize, Serialize};
 
+use crate::copy::{CancelOnDrop, CopyProgress, Job};
 use crate::driver::{self, Driver, Resources};
 use crate::error::StorageError;
 use crate::reaper::Reaper;
-use crate::volume::{PendingVolume, VolumeKind, check_name};
+use crate::volume::{PendingVolume, VolumeKind, VolumeRef, check_name};
 
 /// A pool's configuration, as clients see it.
 pub type Config = BTreeMap<String, String>;
@@ -235,6 +236,42 @@ impl Pools {
             }
             let path = driver.prepare()?;
             Ok(PendingVolume::new(driver, kind, name, path))
+        })
+        .await
+    }
+
+    /// Begins a volume with the content of another, in the same pool or from another one. Nobody may change the source
+    /// meanwhile. When the future is dropped, the copying ends.
+    pub async fn copy(
+        &self,
+        from: &VolumeRef,
+        to: &VolumeRef,
+        progress: Arc<CopyProgress>,
+    ) -> Result<PendingVolume, StorageError> {
+        check_name(&from.name)?;
+        let cancel = CancelOnDrop::default();
+        let job = Job { cancelled: cancel.flag(), progress };
+        let (source, target) = (self.inner.driver(&from.pool)?, self.inner.driver(&to.pool)?);
+        let (from, kind, name) = (from.clone(), to.kind, to.name.clone());
+        let same_pool = from.pool == to.pool;
+        let pool = to.pool.clone();
+        check_name(&name)?;
+        run(&to.pool, target, move |target| {
+            if target.find(kind, &name)?.is_some() {
+                return Err(StorageError::VolumeExists { pool, kind, volume: name });
+            }
+            if same_pool {
+                let path = target.duplicate(from.kind, &from.name, &job)?;
+                return Ok(PendingVolume::new(target, kind, name, path));
+            }
+            let there = source.find(from.kind, &from.name)?.ok_or(StorageError::VolumeNotFound {
+                pool: from.pool,
+                kind: from.kind,
+                volume: from.name,
+            })?;
+            let pending = PendingVolume::new(target.clone(), kind, name, target.prepare()?);
+            job.fill(&there, pending.path()).map_err(StorageError::path(&pool, &there))?;
+            Ok(pending)
         })
         .await
     }

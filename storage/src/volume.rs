@@ -14,19 +14,31 @@ pub enum VolumeKind {
     Container,
     /// The disk of a virtual machine.
     VirtualMachine,
+    /// A snapshot of a container's volume.
+    ContainerSnapshot,
+    /// A snapshot of a virtual machine's volume.
+    VirtualMachineSnapshot,
     /// A volume of its own.
     Custom,
 }
 
 impl VolumeKind {
     /// All kinds.
-    pub const ALL: [VolumeKind; 3] = [VolumeKind::Container, VolumeKind::VirtualMachine, VolumeKind::Custom];
+    pub const ALL: [VolumeKind; 5] = [
+        VolumeKind::Container,
+        VolumeKind::VirtualMachine,
+        VolumeKind::ContainerSnapshot,
+        VolumeKind::VirtualMachineSnapshot,
+        VolumeKind::Custom,
+    ];
 
     /// Name of the directory that such volumes are in.
     pub(crate) fn directory(self) -> &'static str {
         match self {
             VolumeKind::Container => "containers",
             VolumeKind::VirtualMachine => "virtual-machines",
+            VolumeKind::ContainerSnapshot => "containers-snapshots",
+            VolumeKind::VirtualMachineSnapshot => "virtual-machines-snapshots",
             VolumeKind::Custom => "custom",
         }
     }
@@ -37,9 +49,22 @@ impl fmt::Display for VolumeKind {
         f.write_str(match self {
             VolumeKind::Container => "container",
             VolumeKind::VirtualMachine => "virtual-machine",
+            VolumeKind::ContainerSnapshot => "container snapshot",
+            VolumeKind::VirtualMachineSnapshot => "virtual-machine snapshot",
             VolumeKind::Custom => "custom",
         })
     }
+}
+
+/// Which volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRef {
+    /// Its pool.
+    pub pool: String,
+    /// What it is for.
+    pub kind: VolumeKind,
+    /// Its name.
+    pub name: String,
 }
 
 /// Whether this may be the name of a pool or a volume: it becomes that of a directory.

@@ -4,11 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use berth_storage::{Config, Pools, StorageError, VolumeKind};
+use berth_storage::{Config, Pools, StorageError, VolumeKind, VolumeRef};
 use berth_store::ErrorKind;
 use berth_store::mem::MemStore;
 
-use VolumeKind::{Container, Custom, VirtualMachine};
+use VolumeKind::{Container, ContainerSnapshot, Custom, VirtualMachine};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -150,4 +150,69 @@ async fn pools_elsewhere_and_updates() {
     assert_eq!(pools.get("other").await.unwrap().status, "Created");
     pools.delete_pool("other").await.unwrap();
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+}
+
+fn reference(pool: &str, kind: VolumeKind, name: &str) -> VolumeRef {
+    VolumeRef { pool: pool.to_owned(), kind, name: name.to_owned() }
+}
+
+#[tokio::test]
+async fn volumes_are_copied_within_and_between_pools() {
+    let Bench { dir, pools, .. } = bench().await;
+    volume(&pools, Container, "c1").await;
+    pools.create("other", "dir", "", Config::new()).await.unwrap();
+    let from = reference("default", Container, "c1");
+    for to in [reference("default", ContainerSnapshot, "s1"), reference("other", Container, "c1")] {
+        let pending = pools.copy(&from, &to, Arc::new(|_| {})).await.unwrap();
+        let path = pending.commit().await.unwrap();
+        assert_eq!(path, pools.path(&to.pool, to.kind, &to.name).await.unwrap());
+        assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "c1");
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o711);
+        let error = pools.copy(&from, &to, Arc::new(|_| {})).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    }
+    let gone = reference("default", Container, "gone");
+    let error = pools.copy(&gone, &reference("other", Container, "x"), Arc::new(|_| {})).await.unwrap_err();
+    assert!(matches!(error, StorageError::VolumeNotFound { .. }), "{error}");
+    for pool in ["default", "other"] {
+        assert!(gone_from(&pools, &dir, pool).await);
+    }
+    assert!(matches!(pools.delete_pool("other").await.unwrap_err(), StorageError::InUse { .. }));
+}
+
+/// Whether a pool holds nothing half-made.
+async fn gone_from(pools: &Pools, dir: &tempfile::TempDir, pool: &str) -> bool {
+    gone(pools, &dir.path().join("storage-pools").join(pool).join(".pending")).await
+}
+
+#[tokio::test]
+async fn a_copy_that_nobody_waits_for_leaves_nothing() {
+    let Bench { dir, pools, .. } = bench().await;
+    let path = volume(&pools, Container, "c1").await;
+    for number in 0..3000 {
+        std::fs::write(path.join(number.to_string()), "x").unwrap();
+    }
+    let (from, to) = (reference("default", Container, "c1"), reference("default", Container, "c2"));
+    let pending = dir.path().join("storage-pools/default/.pending");
+    // Polled once, so that it begins, and dropped.
+    let copy = pools.copy(&from, &to, Arc::new(|_| {}));
+    assert!(futures_once(copy).await.is_none(), "it takes a while");
+    // The same thread pool runs this after the copy has ended.
+    while std::fs::read_dir(&pending).unwrap().next().is_some() {
+        tokio::task::yield_now().await;
+        pools.settle().await;
+    }
+    assert_eq!(pools.volumes("default", Container).await.unwrap(), ["c1"]);
+}
+
+/// Polls a future once and drops it.
+async fn futures_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match future.as_mut().poll(context) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
 }
