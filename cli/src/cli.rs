@@ -70,8 +70,18 @@ pub enum Command {
     /// Delete instances
     #[command(alias = "rm")]
     Delete(delete::Delete),
-    /// Rename an instance
+    /// Rename an instance or a snapshot
     Rename(delete::Rename),
+    /// Copy an instance or a snapshot
+    #[command(alias = "cp")]
+    Copy(copy::Copy),
+    /// Move an instance to another name, pool or project
+    #[command(alias = "mv")]
+    Move(copy::Move),
+    /// Take a snapshot of an instance
+    Snapshot(snapshot::Snapshot),
+    /// Make an instance what it was at a snapshot
+    Restore(snapshot::Restore),
     /// List instances
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -129,6 +139,10 @@ impl Command {
             Self::Pause(command) => command.run(context).await,
             Self::Delete(command) => command.run(context).await,
             Self::Rename(command) => command.run(context).await,
+            Self::Copy(command) => command.run(context).await,
+            Self::Move(command) => command.run(context).await,
+            Self::Snapshot(command) => command.run(context).await,
+            Self::Restore(command) => command.run(context).await,
             Self::List(command) => command.run(context).await,
             Self::Info(command) => command.run(context).await,
             Self::Console(command) => command.run(context).await,

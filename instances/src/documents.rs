@@ -4,6 +4,7 @@ use berth_store::Key;
 use berth_store::doc::Document;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::model::{Config, Devices, Kind};
@@ -32,13 +33,70 @@ pub(crate) struct InstanceDoc {
     pub profiles: Vec<String>,
     pub ephemeral: bool,
     pub created_at: Timestamp,
-    /// Pool that holds the root volume; fixed for life, whatever the devices say later.
+    /// Pool that holds the root volume, whatever the devices say later.
     pub pool: String,
+    /// Name of the root volume. What replaces the whole content (a restore, a move) makes a new volume and changes this.
+    pub volume: Uuid,
     pub phase: Phase,
 }
 
 impl Document for InstanceDoc {
     const KIND: &'static str = "instance";
+    const VERSION: u32 = 2;
+
+    fn upgrade(_version: u32, mut value: Value) -> Result<Value, String> {
+        // Version 1 called the volume like the instance.
+        value["volume"] = value["uuid"].clone();
+        Ok(value)
+    }
+}
+
+/// `snap/<uuid of the instance>/<name>`: an instance as it was. There is one only if its volume is whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SnapshotDoc {
+    pub pool: String,
+    pub volume: Uuid,
+    pub created_at: Timestamp,
+    /// When it is deleted by itself.
+    pub expires_at: Option<Timestamp>,
+    pub architecture: String,
+    pub description: String,
+    pub config: Config,
+    pub devices: Devices,
+    pub profiles: Vec<String>,
+    pub ephemeral: bool,
+    pub last_used_at: Option<Timestamp>,
+    /// The volatile keys, for those who look; restoring does not bring them back.
+    pub volatile: Config,
+}
+
+impl Document for SnapshotDoc {
+    const KIND: &'static str = "snapshot";
+    const VERSION: u32 = 1;
+}
+
+/// `waste/<name of the volume>`: a volume that no other document speaks of, because it is being filled or removed. A
+/// daemon that finds this at its start removes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WasteDoc {
+    pub pool: String,
+    pub purpose: Purpose,
+    /// The instance that was paused while the volume was filled.
+    pub paused: Option<Uuid>,
+}
+
+/// What a volume is for: [`berth_storage::VolumeKind`] as it is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Purpose {
+    Container,
+    VirtualMachine,
+    ContainerSnapshot,
+    VirtualMachineSnapshot,
+}
+
+impl Document for WasteDoc {
+    const KIND: &'static str = "waste";
     const VERSION: u32 = 1;
 }
 
@@ -102,6 +160,21 @@ pub(crate) fn instance_key(project: &str, name: &str) -> Key {
     Key::new(&["inst", project, name])
 }
 
+pub(crate) fn snapshots_key(instance: Uuid) -> Key {
+    Key::new(&["snap", &instance.simple().to_string()])
+}
+
+pub(crate) fn snapshot_key(instance: Uuid, name: &str) -> Key {
+    Key::new(&["snap", &instance.simple().to_string(), name])
+}
+
+pub(crate) fn waste_key(volume: Option<Uuid>) -> Key {
+    match volume {
+        Some(volume) => Key::new(&["waste", &volume.simple().to_string()]),
+        None => Key::new(&["waste"]),
+    }
+}
+
 pub(crate) fn volatile_key(uuid: Uuid) -> Key {
     Key::new(&["vola", &uuid.simple().to_string()])
 }
@@ -132,4 +205,24 @@ pub(crate) fn projects_key() -> Key {
 
 pub(crate) fn project_key(name: &str) -> Key {
     Key::new(&["project", name])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn instances_of_the_first_version_are_read() {
+        let store = berth_store::mem::MemStore::new();
+        let uuid = Uuid::new_v4();
+        let old = serde_json::json!({
+            "v": 1, "uuid": uuid, "kind": "container", "architecture": "x86_64", "description": "", "config": {},
+            "devices": {}, "profiles": [], "ephemeral": false, "created_at": "2026-01-01T00:00:00Z", "pool": "default",
+            "phase": "ready",
+        });
+        let key = instance_key("default", "c1");
+        berth_store::Store::txn(&store, berth_store::Txn::new().put(key.clone(), old.to_string())).await.unwrap();
+        let read = berth_store::doc::get::<InstanceDoc>(&store, &key).await.unwrap().unwrap();
+        assert_eq!((read.doc.volume, read.doc.phase), (uuid, Phase::Ready));
+    }
 }

@@ -11,7 +11,7 @@ pub enum Error {
     /// No such object.
     #[error("{what} \"{name}\" not found in project \"{project}\"; the list command shows what is there")]
     NotFound {
-        /// `Instance`, `Profile` or `Project`.
+        /// `Instance`, `Snapshot`, `Profile` or `Project`.
         what: &'static str,
         /// Its name.
         name: String,
@@ -21,7 +21,7 @@ pub enum Error {
     /// The name is taken.
     #[error("{what} \"{name}\" already exists in project \"{project}\"; choose another name or delete it first")]
     Exists {
-        /// `Instance`, `Profile` or `Project`.
+        /// `Instance`, `Snapshot`, `Profile` or `Project`.
         what: &'static str,
         /// Its name.
         name: String,
@@ -40,7 +40,7 @@ pub enum Error {
     /// The object changed meanwhile.
     #[error("{what} \"{name}\" was changed by someone else meanwhile; read it again and repeat the change")]
     Changed {
-        /// `Instance`, `Profile` or `Project`.
+        /// `Instance`, `Snapshot`, `Profile` or `Project`.
         what: &'static str,
         /// Its name.
         name: String,

@@ -4,6 +4,8 @@
 //! that says so, rather than stored and ignored.
 
 use crate::model::{Config, Kind};
+use crate::snapshots::schedule::Schedule;
+use crate::snapshots::{expiry, name};
 use crate::values::{parse_bool, parse_cpu_set, parse_memory};
 
 /// Value type of a key.
@@ -15,6 +17,9 @@ enum Form {
     Cpus,
     Allowance,
     Text,
+    Expiry,
+    Pattern,
+    Schedule,
 }
 
 /// To which kind a key applies.
@@ -40,6 +45,10 @@ const KEYS: &[(&str, Form, Applies)] = &[
     ("migration.stateful", Form::Bool, Applies::VirtualMachines),
     ("security.nesting", Form::Bool, Applies::Containers),
     ("security.protection.delete", Form::Bool, Applies::Both),
+    ("snapshots.expiry", Form::Expiry, Applies::Both),
+    ("snapshots.pattern", Form::Pattern, Applies::Both),
+    ("snapshots.schedule", Form::Schedule, Applies::Both),
+    ("snapshots.schedule.stopped", Form::Bool, Applies::Both),
 ];
 
 /// Keys of LXD 5.0 that are known and not served yet.
@@ -81,10 +90,6 @@ const NOT_YET: &[&str] = &[
     "security.syscalls.deny",
     "security.syscalls.deny_compat",
     "security.syscalls.deny_default",
-    "snapshots.expiry",
-    "snapshots.pattern",
-    "snapshots.schedule",
-    "snapshots.schedule.stopped",
 ];
 const NOT_YET_PREFIXES: &[&str] =
     &["limits.hugepages.", "limits.kernel.", "linux.sysctl.", "security.syscalls.intercept."];
@@ -146,6 +151,9 @@ fn check(form: Form, value: &str) -> Result<(), String> {
         Form::Cpus => cpus(value).map(drop),
         Form::Text => Ok(()),
         Form::Allowance => allowance(value).map(drop),
+        Form::Expiry => expiry::parse(value).map(drop),
+        Form::Pattern => name::check_pattern(value),
+        Form::Schedule => Schedule::parse(value).map(drop),
     }
 }
 

@@ -19,14 +19,16 @@ mod nics;
 mod plan;
 pub mod profiles;
 pub mod projects;
+mod snapshots;
 mod sys;
+mod timer;
 mod values;
 
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
 pub use manager::{Deps, Instances};
 pub use model::{
-    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, Source, StartFrom, StateReport, Status,
-    StopRequest, Trouble, TroubleKind, Update,
+    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, MoveRequest, NewSnapshot, Original, Snapshot,
+    Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update,
 };
 pub use names::check as check_name;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use berth_guest::protocol::{GuestState, Hello};
 use jiff::Timestamp;
@@ -78,6 +79,10 @@ pub struct Instance {
     pub last_used_at: Option<Timestamp>,
     /// Pool that holds the root volume.
     pub pool: String,
+    /// Name of the root volume in its pool.
+    pub volume: String,
+    /// Its snapshots, the oldest first.
+    pub snapshots: Arc<Vec<Snapshot>>,
     /// Configuration after the profiles have been applied, without the volatile keys.
     pub expanded_config: Config,
     /// Devices after the profiles have been applied.
@@ -115,10 +120,65 @@ impl Instance {
         matches!(self.status, Status::Running | Status::Frozen | Status::Stopping)
     }
 
-    /// Name of its volume and of its run and log directories. By uuid, so that a rename moves nothing on disk.
-    pub fn volume_name(&self) -> String {
-        self.uuid.simple().to_string()
+    /// One of its snapshots.
+    pub fn snapshot(&self, name: &str) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.name == name)
     }
+}
+
+/// An instance as it was at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Name, unique among those of the instance.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is deleted by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Architecture, as in `uname -m`.
+    pub architecture: String,
+    /// Free text.
+    pub description: String,
+    /// Own configuration, with the volatile keys.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// Profiles, in order.
+    pub profiles: Vec<String>,
+    /// Whether the instance was deleted when it stopped.
+    pub ephemeral: bool,
+    /// When the instance had last been started.
+    pub last_used_at: Option<Timestamp>,
+    /// Pool that holds its volume.
+    pub pool: String,
+    /// Configuration with that of the profiles as they are now.
+    pub expanded_config: Config,
+    /// Devices with those of the profiles as they are now.
+    pub expanded_devices: Devices,
+}
+
+/// A snapshot to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewSnapshot {
+    /// Its name; `None`: by `snapshots.pattern`.
+    pub name: Option<String>,
+    /// When it is deleted by itself: `Some(None)` for never, `None`: by `snapshots.expiry`.
+    pub expires_at: Option<Option<Timestamp>>,
+    /// Together with the run state.
+    pub stateful: bool,
+}
+
+/// Where an instance is to go; what is absent stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct MoveRequest {
+    /// New name.
+    pub name: Option<String>,
+    /// New project.
+    pub project: Option<String>,
+    /// New pool.
+    pub pool: Option<String>,
+    /// Leave the snapshots behind, which deletes them.
+    pub instance_only: bool,
 }
 
 fn merge(base: &Config, over: &Config) -> Config {
@@ -133,8 +193,33 @@ pub enum Source {
         /// Fingerprint.
         fingerprint: String,
     },
+    /// Another instance, or a snapshot of it. Of its configuration, devices and profiles comes along what the request does
+    /// not say otherwise; its kind is kept.
+    Copy(Original),
     /// Empty.
     None,
+}
+
+/// What an instance is a copy of.
+#[derive(Debug, Clone)]
+pub struct Original {
+    /// Project of the source.
+    pub project: String,
+    /// The source.
+    pub instance: String,
+    /// Its snapshot to be copied, instead of itself.
+    pub snapshot: Option<String>,
+    /// Leave its snapshots out.
+    pub instance_only: bool,
+    /// The image it was made from; filled in when the source is looked at.
+    pub(crate) base_image: Option<String>,
+}
+
+impl Original {
+    /// A copy of an instance with its snapshots.
+    pub fn new(project: String, instance: String) -> Self {
+        Self { project, instance, snapshot: None, instance_only: false, base_image: None }
+    }
 }
 
 /// What is to be created.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_store::{Outcome, Store, Txn, admitted, doc};
 
 use crate::devices;
-use crate::documents::{InstanceDoc, ProfileDoc, instances_key, profile_key, profiles_key};
+use crate::documents::{InstanceDoc, ProfileDoc, SnapshotDoc, instances_key, profile_key, profiles_key, snapshots_key};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::model::{Config, Devices};
@@ -159,6 +159,16 @@ impl Profiles {
                 return Err(Error::InUse(format!(
                     "profile \"{name}\" cannot be {verb}: instance \"{}\" of project \"{project}\" uses it; remove it there first",
                     key.name()
+                )));
+            }
+            let snapshots = doc::list::<SnapshotDoc>(&*self.store, &snapshots_key(instance.doc.uuid)).await?;
+            if let Some((snapshot, _)) =
+                snapshots.iter().find(|(_, s)| same && s.doc.profiles.iter().any(|p| p == name))
+            {
+                return Err(Error::InUse(format!(
+                    "profile \"{name}\" cannot be {verb}: snapshot \"{}/{}\" of project \"{project}\" uses it; delete that first",
+                    key.name(),
+                    snapshot.name()
                 )));
             }
         }

@@ -65,7 +65,9 @@ impl Leftovers {
 
     fn files(&self) -> Vec<String> {
         let pool = "storage-pools/default";
-        let volumes = ["containers", "virtual-machines", ".pending"].map(|sub| format!("{pool}/{sub}"));
+        let volumes =
+            ["containers", "virtual-machines", "containers-snapshots", "virtual-machines-snapshots", ".pending"]
+                .map(|sub| format!("{pool}/{sub}"));
         let mut left = Vec::new();
         for sub in ["run", "logs", "networks"].map(str::to_owned).iter().chain(&volumes) {
             left.extend(names(&self.dir.join(sub)).iter().map(|name| format!("file {sub}/{name}")));

@@ -4,6 +4,7 @@
 //! daemon of its own on a private directory and checks that nothing is left when it ends.
 
 mod daemon;
+mod disk;
 pub mod guests;
 mod http;
 mod images;
@@ -13,6 +14,7 @@ mod terminal;
 mod watch;
 
 pub use daemon::{Daemon, Setup, programs};
+pub use disk::SmallDisk;
 pub use http::Reply;
 pub use images::{busybox_image, debian_image};
 pub use leftovers::{Leftovers, processes};

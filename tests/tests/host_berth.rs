@@ -43,3 +43,18 @@ fn profiles() {
 fn events_and_queries() {
     clients::events_and_queries(Berth);
 }
+
+#[test]
+fn snapshots() {
+    clients::snapshots(Berth);
+}
+
+#[test]
+fn copies() {
+    clients::copies(Berth);
+}
+
+#[test]
+fn moves() {
+    clients::moves(Berth);
+}

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use berth_tests::{Daemon, Setup, Terminal, Watch, debian_image, processes, programs};
+use berth_tests::{Daemon, Setup, SmallDisk, Terminal, Watch, debian_image, processes, programs};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn import_debian(daemon: &Daemon) -> berth_tests::Run {
@@ -94,40 +93,10 @@ fn killed_in_the_middle_of_a_deletion() {
     daemon.finish();
 }
 
-/// A small file system of its own, unmounted in the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(size: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("berth").tempdir().unwrap();
-        let options = format!("size={size},mode=755");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
-        assert!(status.unwrap().success(), "a tmpfs can be mounted");
-        Self(dir)
-    }
-
-    /// Fills it up but for `left` bytes.
-    fn fill(&self, left: u64) -> std::path::PathBuf {
-        let path = self.0.path().join("filler");
-        let stat = rustix::fs::statvfs(self.0.path()).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
-        let file = fs::File::create(&path).unwrap();
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free - left).unwrap();
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: after a failure something may still be in it.
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk() {
     let disk = SmallDisk::new("48m");
-    let daemon = Setup::default().dir(disk.0.path().join("data")).start();
+    let daemon = Setup::default().dir(disk.path().join("data")).start();
     daemon.import_busybox();
     let images = Watch::on(daemon.dir().join("images"));
     let said = import_debian(&daemon).fails();

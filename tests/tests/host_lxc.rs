@@ -43,3 +43,18 @@ fn profiles() {
 fn events_and_queries() {
     clients::events_and_queries(Lxc);
 }
+
+#[test]
+fn snapshots() {
+    clients::snapshots(Lxc);
+}
+
+#[test]
+fn copies() {
+    clients::copies(Lxc);
+}
+
+#[test]
+fn moves() {
+    clients::moves(Lxc);
+}

@@ -8,7 +8,7 @@ use berth_api::{
 };
 use clap::Args;
 
-use super::{launch, power};
+use super::{copy, launch, power};
 use crate::{complete, target, target::Context};
 
 /// Delete instances and snapshots
@@ -25,10 +25,10 @@ pub struct Delete {
     interactive: bool,
 }
 
-/// Rename an instance that does not run
+/// Rename an instance that does not run, or a snapshot
 #[derive(Debug, Args)]
 pub struct Rename {
-    /// Instance
+    /// Instance, or INSTANCE/SNAPSHOT
     #[arg(add = complete::instances())]
     name: String,
     /// New name
@@ -91,7 +91,12 @@ fn confirm(name: &str) -> Result<bool> {
 
 impl Rename {
     pub async fn run(self, context: &Context) -> Result<()> {
-        let name = target::required(&self.name, "instance")?;
+        let name = match target::snapshot(&self.name)? {
+            (name, None) => name,
+            (instance, Some(snapshot)) => {
+                return copy::rename_snapshot(context, instance, snapshot, target::snapshot(&self.new_name)?).await;
+            }
+        };
         let post =
             InstancePost { name: target::required(&self.new_name, "instance")?.to_owned(), ..InstancePost::default() };
         let title = format!("Renaming {name}");

@@ -85,7 +85,11 @@ fn text(full: &InstanceFull) -> String {
     if !snapshots.is_empty() {
         out.push_str("\nSnapshots:\n");
         for snapshot in snapshots {
-            let _ = writeln!(out, "  {} ({})", snapshot.name, date(snapshot.created_at));
+            let _ = write!(out, "  {} ({})", snapshot.name, date(snapshot.created_at));
+            if !snapshot.expires_at.is_never() {
+                let _ = write!(out, ", expires {}", date(snapshot.expires_at));
+            }
+            out.push('\n');
         }
     }
     out

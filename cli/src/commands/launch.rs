@@ -185,7 +185,7 @@ impl Init {
 }
 
 /// Tells what is done, as `lxc` does, on standard output.
-fn say(context: &Context, text: &str) -> Result<()> {
+pub fn say(context: &Context, text: &str) -> Result<()> {
     if context.quiet { Ok(()) } else { output::print(&format!("{text}\n")) }
 }
 
@@ -207,7 +207,7 @@ fn is_fingerprint(text: &str) -> bool {
 }
 
 /// Name of the instance that an operation made.
-fn created(operation: &Operation) -> Option<String> {
+pub fn created(operation: &Operation) -> Option<String> {
     let url = operation.resources.get("instances").or_else(|| operation.resources.get("containers"))?.first()?;
     Some(berth_api::client::unquoted(url.split('?').next()?.rsplit('/').next()?))
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod console;
+pub mod copy;
 pub mod delete;
 pub mod device;
 pub mod exec;
@@ -20,5 +21,6 @@ pub mod power;
 pub mod profile;
 pub mod project;
 pub mod query;
+pub mod snapshot;
 pub mod storage;
 pub mod warning;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use berth_api::{
     StatusCode, Time,
     instances::{
-        Instance as WireInstance, InstanceFull, InstancePut, InstanceState, InstanceStateCpu, InstanceStateDisk,
-        InstanceStateMemory, InstanceStateNetwork, InstanceStateNetworkAddress, InstanceStateNetworkCounters,
-        InstanceType,
+        Instance as WireInstance, InstanceFull, InstancePut, InstanceSnapshot, InstanceState, InstanceStateCpu,
+        InstanceStateDisk, InstanceStateMemory, InstanceStateNetwork, InstanceStateNetworkAddress,
+        InstanceStateNetworkCounters, InstanceType,
     },
 };
 use berth_guest::protocol::{Counters, Interface};
-use berth_instances::{Instance, Kind, StateReport, Status, Update};
+use berth_instances::{Instance, Kind, Snapshot, StateReport, Status, Update};
 
 /// Kind on the wire.
 pub fn kind(kind: Kind) -> InstanceType {
@@ -65,9 +65,35 @@ pub fn instance(instance: &Instance) -> WireInstance {
     }
 }
 
-/// An instance with all that belongs to it. There are no snapshots and backups in this version.
+/// An instance with all that belongs to it. There are no backups in this version.
 pub fn full(instance_: &Instance, state: Option<InstanceState>) -> InstanceFull {
-    InstanceFull { instance: instance(instance_), backups: Some(Vec::new()), state, snapshots: Some(Vec::new()) }
+    let snapshots = instance_.snapshots.iter().map(snapshot).collect();
+    InstanceFull { instance: instance(instance_), backups: Some(Vec::new()), state, snapshots: Some(snapshots) }
+}
+
+/// A snapshot.
+pub fn snapshot(snapshot: &Snapshot) -> InstanceSnapshot {
+    InstanceSnapshot {
+        architecture: snapshot.architecture.clone(),
+        config: snapshot.config.clone(),
+        created_at: Time(snapshot.created_at),
+        expires_at: snapshot.expires_at.map_or(Time::ZERO, Time),
+        devices: snapshot.devices.clone(),
+        ephemeral: snapshot.ephemeral,
+        expanded_config: snapshot.expanded_config.clone(),
+        expanded_devices: snapshot.expanded_devices.clone(),
+        last_used_at: snapshot.last_used_at.map_or(Time::ZERO, Time),
+        name: snapshot.name.clone(),
+        profiles: snapshot.profiles.clone(),
+        stateful: false,
+        // As LXD says where the pool cannot tell it at once.
+        size: -1,
+    }
+}
+
+/// A date from the wire, where zero means never.
+pub fn date(time: Time) -> Option<jiff::Timestamp> {
+    (!time.is_never()).then_some(time.0)
 }
 
 /// The part that a `PUT` may change, as a client would send it.

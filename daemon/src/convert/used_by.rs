@@ -10,7 +10,10 @@ use berth_instances::{
 
 use crate::{
     app::App,
-    http::{ApiResult, query::url},
+    http::{
+        ApiResult,
+        query::{encode_path, url},
+    },
 };
 
 /// What may use other objects, read once for a whole list.
@@ -44,10 +47,14 @@ impl Users {
 
     /// Users of a profile of the project that holds it.
     pub fn of_profile(&self, owner: &str, name: &str) -> Vec<String> {
-        self.instances
-            .iter()
-            .filter(|i| self.owner(&i.project, Feature::Profiles) == owner && i.profiles.iter().any(|p| p == name))
-            .map(|i| instance_url(i))
+        let reached = self.instances.iter().filter(|i| self.owner(&i.project, Feature::Profiles) == owner);
+        let has = |profiles: &[String]| profiles.iter().any(|p| p == name);
+        reached
+            .flat_map(|i| {
+                let own = has(&i.profiles).then(|| instance_url(i));
+                let snapshots = i.snapshots.iter().filter(|snapshot| has(&snapshot.profiles));
+                own.into_iter().chain(snapshots.map(|snapshot| snapshot_url(i, &snapshot.name)))
+            })
             .collect()
     }
 
@@ -67,7 +74,11 @@ impl Users {
     pub fn of_pool(&self, name: &str) -> Vec<String> {
         let uses = |devices: &Devices| devices.values().any(|d| is(d, "type", "disk") && is(d, "pool", name));
         self.users(
-            |instance| instance.pool == name || uses(&instance.expanded_devices),
+            |instance| {
+                instance.pool == name
+                    || instance.snapshots.iter().any(|snapshot| snapshot.pool == name)
+                    || uses(&instance.expanded_devices)
+            },
             |_, profile| uses(&profile.devices),
         )
     }
@@ -85,4 +96,9 @@ fn is(device: &BTreeMap<String, String>, key: &str, value: &str) -> bool {
 
 fn instance_url(instance: &Instance) -> String {
     url("/1.0/instances", &instance.name, &instance.project)
+}
+
+fn snapshot_url(instance: &Instance, snapshot: &str) -> String {
+    let base = format!("/1.0/instances/{}/snapshots", encode_path(&instance.name));
+    url(&base, snapshot, &instance.project)
 }

@@ -105,6 +105,10 @@ impl Driver for ContainerDriver {
         }
     }
 
+    async fn settle(&self, _run_dir: &Path) {
+        // Its files are the host's: whoever reads them sees what was written.
+    }
+
     async fn shutdown(&self, run_dir: &Path) -> Result<()> {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
     }

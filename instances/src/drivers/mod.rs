@@ -115,6 +115,10 @@ pub(crate) trait Driver: Send + Sync {
     /// What the guest tells of itself; `None` if it cannot tell now.
     async fn guest_state(&self, run_dir: &Path) -> Result<Option<GuestState>>;
 
+    /// Lets a guest that runs write out what it holds back, as far as it can be asked. Called before it is paused for a copy
+    /// of its volume.
+    async fn settle(&self, run_dir: &Path);
+
     /// Asks the guest for a clean shutdown.
     async fn shutdown(&self, run_dir: &Path) -> Result<()>;
 

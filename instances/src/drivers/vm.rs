@@ -29,6 +29,8 @@ pub(crate) const ROOT_DISK: &str = "root.img";
 const DEFAULT_MTU: u32 = 1500;
 /// How long the agent may take to pass a shutdown on.
 const AGENT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a guest may take to write out what it holds back.
+const SYNC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// The VMM's socket for connections to the guest's vsock ports, in the run directory.
 const VSOCK_SOCKET: &str = "vsock";
 
@@ -157,6 +159,22 @@ impl Driver for VmDriver {
             Ok(stream) => Ok(Some(client::state(stream).await.map_err(guest_error)?)),
             Err(Error::State(_)) => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    async fn settle(&self, run_dir: &Path) {
+        let spec = ExecSpec {
+            command: vec!["sync".to_owned()],
+            env: std::iter::once(("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())).collect(),
+            cwd: None,
+            uid: 0,
+            gid: 0,
+            terminal: None,
+        };
+        let sync = async { self.exec(run_dir, spec).await.ok()?.exit.await.ok()?.ok() };
+        // A guest that cannot is copied as it would be after a power failure, which its file systems survive.
+        if !matches!(tokio::time::timeout(SYNC_PATIENCE, sync).await, Ok(Some(0))) {
+            tracing::debug!(run_dir = %run_dir.display(), "the guest did not write out what it holds back");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The owner of one instance.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,11 @@ use tokio::time::Instant;
 use super::live::{Heard, Live, Stopping};
 use super::{Answer, Command, Shared};
 use crate::devices;
-use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, volatile_key};
+use crate::documents::{InstanceDoc, Phase, SnapshotDoc, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
 use crate::error::{Error, Result};
 use crate::keys;
 use crate::model::{Instance, StartFrom, Status, StopRequest, TroubleKind, Update};
-use crate::names;
 use crate::plan::{self, Places};
 use crate::projects::Change;
 use crate::values::parse_bool;
@@ -34,6 +34,8 @@ pub(super) struct Actor {
     pub document: InstanceDoc,
     pub revision: u64,
     pub volatile: VolatileDoc,
+    /// By name.
+    pub snapshots: BTreeMap<String, SnapshotDoc>,
     pub view: watch::Sender<Arc<Instance>>,
     pub commands: mpsc::Receiver<Command>,
     pub live: Option<Live>,
@@ -76,8 +78,9 @@ impl Actor {
             Command::Freeze(answer) => reply(answer, self.pause(true).await),
             Command::Unfreeze(answer) => reply(answer, self.pause(false).await),
             Command::Update { update, revision, answer } => reply(answer, self.update(*update, revision).await),
-            Command::Rename { name, answer } => reply(answer, self.rename(name).await),
+            Command::Rename { project, name, answer } => reply(answer, self.rename(project, name).await),
             Command::Refresh(answer) => reply(answer, self.publish().await),
+            Command::Work(work) => self.do_work(*work).await,
             Command::Delete(answer) => {
                 let result = self.delete().await;
                 let gone = result.is_ok();
@@ -111,8 +114,10 @@ impl Actor {
         let document = &self.document;
         let expanded = self.shared.expanded(&self.project, &document.profiles, &document.config, &document.devices);
         let (expanded_config, expanded_devices) = expanded.await?;
-        let instance = self.snapshot(expanded_config, expanded_devices);
+        let mut instance = self.snapshot(expanded_config, expanded_devices);
+        instance.snapshots = Arc::new(self.snapshot_views().await?);
         self.view.send_replace(Arc::new(instance));
+        self.shared.changed.notify_one();
         Ok(())
     }
 
@@ -140,6 +145,8 @@ impl Actor {
             created_at: document.created_at,
             last_used_at: self.volatile.last_used_at,
             pool: document.pool.clone(),
+            volume: document.volume.simple().to_string(),
+            snapshots: self.view.borrow().snapshots.clone(),
             expanded_config,
             expanded_devices,
             volatile: self.volatile.values.clone(),
@@ -169,10 +176,14 @@ impl Actor {
     }
 
     pub(super) fn emit(&self, action: &'static str) {
-        self.shared.emit(action, &self.project, &self.name, &[]);
+        self.emit_about(action, &[]);
     }
 
-    fn refuse_if_running(&self, verb: &str) -> Result<()> {
+    pub(super) fn emit_about(&self, action: &'static str, context: &[(&str, &str)]) {
+        self.shared.emit(action, &self.project, &self.name, context);
+    }
+
+    pub(super) fn refuse_if_running(&self, verb: &str) -> Result<()> {
         match &self.live {
             None => Ok(()),
             Some(_) => {
@@ -347,31 +358,6 @@ impl Actor {
             }
             Outcome::Conflict { .. } => Err(Error::Changed { what: "Instance", name: self.name.clone() }),
         }
-    }
-
-    async fn rename(&mut self, name: String) -> Result<()> {
-        names::check(&name).map_err(Error::Invalid)?;
-        self.refuse_if_running("renamed")?;
-        let (old, new) = (instance_key(&self.project, &self.name), instance_key(&self.project, &name));
-        let txn = Txn::new()
-            .mod_rev(old.clone(), self.revision)
-            .absent(new.clone())
-            .delete(old)
-            .write(doc::put(new, &self.document));
-        let Outcome::Committed { rev } = self.shared.store.txn(txn).await? else {
-            return Err(Error::Exists { what: "Instance", name, project: self.project.clone() });
-        };
-        self.revision = rev;
-        let old_name = std::mem::replace(&mut self.name, name);
-        {
-            let mut registry = self.shared.registry();
-            if let Some(handle) = registry.remove(&(self.project.clone(), old_name.clone())) {
-                registry.insert((self.project.clone(), self.name.clone()), handle);
-            }
-        }
-        self.show();
-        self.shared.emit("instance-renamed", &self.project, &self.name, &[("old_name", &old_name)]);
-        Ok(())
     }
 
     async fn delete(&mut self) -> Result<()> {

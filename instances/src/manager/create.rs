@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::expand::expand;
 use crate::idmap;
 use crate::keys;
-use crate::model::{Config, CreateRequest, Devices, Instance, Kind, Source, TroubleKind};
+use crate::model::{Config, CreateRequest, Devices, Instance, Kind, Original, Source, TroubleKind};
 use crate::names;
 use crate::plan;
 use crate::projects::{Change, Feature};
@@ -28,11 +28,17 @@ const FIRST_CID: u32 = 3;
 
 impl Instances {
     /// Makes an instance and fills its root volume. On an error nothing is left behind.
-    pub async fn create(&self, project: &str, request: CreateRequest, progress: &Progress) -> Result<Arc<Instance>> {
+    pub async fn create(
+        &self,
+        project: &str,
+        mut request: CreateRequest,
+        progress: &Arc<Progress>,
+    ) -> Result<Arc<Instance>> {
         self.shared.projects.get(project).await?;
+        self.inherit(&mut request)?;
         let draft = self.shared.draft(project, request).await?;
         self.shared.claim(&draft).await?;
-        if let Err(e) = self.shared.fill(&draft, progress).await {
+        if let Err(e) = self.fill(&draft, progress).await {
             // What stays in spite of all is removed at the daemon's next start: the document says `Creating`.
             if let Err(again) = self.shared.remove(project, &draft.name, &draft.document).await {
                 let message = format!("what was made of it could not be removed and goes at the next start: {again}");
@@ -56,8 +62,16 @@ struct Draft {
     volatile: VolatileDoc,
     expanded_config: Config,
     expanded_devices: Devices,
-    image: Option<(String, String)>,
+    content: Content,
     disk_size: u64,
+}
+
+/// What the volume of a new instance is filled with.
+enum Content {
+    Nothing,
+    /// Project and fingerprint of an image.
+    Image(String, String),
+    Copy(Original),
 }
 
 impl Shared {
@@ -67,7 +81,7 @@ impl Shared {
         let kind = request.kind;
         let mut config = request.config;
         config.retain(|key, _| !key.starts_with("volatile."));
-        let (image, properties, image_profiles) = self.source(project, kind, request.source).await?;
+        let (content, properties, image_profiles) = self.source(project, kind, request.source).await?;
         for (key, value) in properties {
             config.entry(format!("image.{key}")).or_insert(value);
         }
@@ -80,7 +94,12 @@ impl Shared {
         self.check_references(project, &pool, &expanded_devices, kind).await?;
         let uuid = Uuid::new_v4();
         let mut values = Config::from([("volatile.uuid".to_owned(), uuid.to_string())]);
-        if let Some((_, fingerprint)) = &image {
+        let base = match &content {
+            Content::Image(_, fingerprint) => Some(fingerprint),
+            Content::Copy(original) => original.base_image.as_ref(),
+            Content::Nothing => None,
+        };
+        if let Some(fingerprint) = base {
             values.insert("volatile.base_image".to_owned(), fingerprint.clone());
         }
         Ok(Draft {
@@ -96,26 +115,26 @@ impl Shared {
                 ephemeral: request.ephemeral,
                 created_at: Timestamp::now(),
                 pool,
+                volume: uuid,
                 phase: Phase::Creating,
             },
             volatile: VolatileDoc { values, last_used_at: None, stateful: false },
             expanded_config,
             expanded_devices,
             name,
-            image,
+            content,
             disk_size,
         })
     }
 
-    /// Project and fingerprint of the source image, its properties, and the profiles it wants.
-    async fn source(
-        &self,
-        project: &str,
-        kind: Kind,
-        source: Source,
-    ) -> Result<(Option<(String, String)>, Config, Vec<String>)> {
+    /// What the volume is filled with, the properties of the image, and the profiles it wants.
+    async fn source(&self, project: &str, kind: Kind, source: Source) -> Result<(Content, Config, Vec<String>)> {
         let default = || vec!["default".to_owned()];
-        let Source::Image { fingerprint } = source else { return Ok((None, Config::new(), default())) };
+        let fingerprint = match source {
+            Source::Image { fingerprint } => fingerprint,
+            Source::Copy(original) => return Ok((Content::Copy(original), Config::new(), default())),
+            Source::None => return Ok((Content::Nothing, Config::new(), default())),
+        };
         let owner = self.projects.owner(project, Feature::Images).await?;
         let image = self.images.get(&owner, &fingerprint).await?;
         if kind == Kind::VirtualMachine {
@@ -127,7 +146,7 @@ impl Shared {
             )));
         }
         let profiles = if image.profiles.is_empty() { default() } else { image.profiles };
-        Ok((Some((owner, image.fingerprint)), image.properties, profiles))
+        Ok((Content::Image(owner, image.fingerprint), image.properties, profiles))
     }
 
     /// Configuration and devices with the named profiles applied.
@@ -222,23 +241,35 @@ impl Shared {
         }
         Err(Error::Runtime("no range of user ids was found free for another container; delete some".to_owned()))
     }
+}
 
-    async fn fill(&self, draft: &Draft, progress: &Progress) -> Result<()> {
+impl Instances {
+    async fn fill(&self, draft: &Draft, progress: &Arc<Progress>) -> Result<()> {
         let document = &draft.document;
-        let volume = document.uuid.simple().to_string();
-        let pending = self.pools.prepare(&document.pool, volume_kind(document.kind), &volume).await?;
-        let source = Provision {
-            images: &self.images,
-            image: draft.image.as_ref().map(|(project, fingerprint)| (&**project, &**fingerprint)),
-            disk_size: draft.disk_size,
-        };
-        self.drivers.of(document.kind).provision(pending.path(), &source, progress).await?;
-        pending.commit().await?;
+        match &draft.content {
+            Content::Copy(original) => self.copy_into(original, document, progress).await?,
+            Content::Image(project, fingerprint) => {
+                self.shared.provision(draft, Some((project, fingerprint)), progress).await?;
+            }
+            Content::Nothing => self.shared.provision(draft, None, progress).await?,
+        }
         let key = instance_key(&draft.project, &draft.name);
-        let done = doc::update::<InstanceDoc, Error, _>(&*self.store, &key, |document| {
+        let done = doc::update::<InstanceDoc, Error, _>(&*self.shared.store, &key, |document| {
             document.phase = Phase::Ready;
             Ok(())
         });
         done.await?.map(drop).ok_or_else(|| super::not_found(&draft.project, &draft.name))
+    }
+}
+
+impl Shared {
+    async fn provision(&self, draft: &Draft, image: Option<(&str, &str)>, progress: &Arc<Progress>) -> Result<()> {
+        let document = &draft.document;
+        let volume = document.volume.simple().to_string();
+        let pending = self.pools.prepare(&document.pool, volume_kind(document.kind), &volume).await?;
+        let source = Provision { images: &self.images, image, disk_size: draft.disk_size };
+        self.drivers.of(document.kind).provision(pending.path(), &source, &**progress).await?;
+        pending.commit().await?;
+        Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Actor {
         let places = self.places();
         make_directories(&places).await?;
         let kind = volume_kind(instance.kind);
-        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume_name()).await?;
+        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume).await?;
         let saved = self.saved(from, &volume).await?;
         let plan = Plan::new(&instance, places, volume).map_err(Error::Invalid)?;
         let shared = self.shared.clone();

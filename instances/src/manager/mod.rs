@@ -8,9 +8,15 @@ mod create;
 mod launch;
 mod live;
 mod open;
+mod refresh;
 mod remove;
+mod rename;
+mod restore;
+mod scheduler;
+mod snapshots;
 mod stateful;
 mod use_running;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,8 +26,9 @@ use berth_images::Images;
 use berth_network::Networks;
 use berth_storage::Pools;
 use berth_store::Store;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
+use self::snapshots::Work;
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
 use crate::model::{Instance, LifecycleEvent, StartFrom, StopRequest, Trouble, TroubleKind, Update};
@@ -66,6 +73,8 @@ struct Shared {
     registry: Mutex<BTreeMap<(String, String), Handle>>,
     events: broadcast::Sender<LifecycleEvent>,
     troubles: broadcast::Sender<Trouble>,
+    /// Tells the scheduler that something changed.
+    changed: Notify,
 }
 
 /// How everybody else reaches an instance.
@@ -93,12 +102,15 @@ enum Command {
         answer: Answer<()>,
     },
     Rename {
+        project: String,
         name: String,
         answer: Answer<()>,
     },
     Delete(Answer<()>),
     /// A profile changed: work the expanded configuration out again.
     Refresh(Answer<()>),
+    /// Something that takes its time.
+    Work(Box<Work>),
 }
 
 impl Instances {
@@ -163,12 +175,6 @@ impl Instances {
     pub async fn update(&self, project: &str, name: &str, update: Update, revision: Option<u64>) -> Result<()> {
         let update = Box::new(update);
         self.command(project, name, |answer| Command::Update { update, revision, answer }).await
-    }
-
-    /// Renames a stopped instance.
-    pub async fn rename(&self, project: &str, name: &str, new_name: &str) -> Result<()> {
-        let new_name = new_name.to_owned();
-        self.command(project, name, |answer| Command::Rename { name: new_name, answer }).await
     }
 
     /// Deletes a stopped instance.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use berth_store::doc;
 use berth_supervisor::record::{self, Identity};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use super::actor::{Actor, Next};
 use super::live::{Live, last_words, wait_gone};
@@ -49,6 +49,7 @@ impl Instances {
             registry,
             events,
             troubles,
+            changed: Notify::new(),
         });
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
         let uuids: HashSet<String> = known.iter().map(|(_, i)| i.doc.uuid.simple().to_string()).collect();
@@ -69,6 +70,8 @@ impl Instances {
             }
         }
         let instances = Self { shared };
+        instances.clear_waste().await?;
+        tokio::spawn(instances.clone().keep_schedules());
         instances.autostart(&interrupted);
         Ok(instances)
     }
@@ -121,6 +124,7 @@ impl Shared {
         let places = self.places(instance.doc.uuid);
         let live = supervised::adopt(&places.run_dir).await?.map(Live::new);
         let (sender, commands) = mpsc::channel(COMMAND_BACKLOG);
+        let snapshots = self.snapshots(instance.doc.uuid).await?;
         let placeholder = watch::channel(Arc::new(placeholder(&project, &name, &instance.doc)));
         let mut actor = Actor {
             shared: self.clone(),
@@ -129,6 +133,7 @@ impl Shared {
             document: instance.doc,
             revision: instance.mod_rev,
             volatile: volatile.map(|v| v.doc).unwrap_or_default(),
+            snapshots,
             view: placeholder.0,
             commands,
             live,
@@ -204,6 +209,8 @@ fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Inst
         created_at: document.created_at,
         last_used_at: None,
         pool: document.pool.clone(),
+        volume: document.volume.simple().to_string(),
+        snapshots: Arc::default(),
         expanded_config: crate::Config::new(),
         expanded_devices: crate::Devices::new(),
         volatile: crate::Config::new(),

@@ -6,7 +6,10 @@ use berth_store::{ErrorKind, Txn, doc};
 
 use super::Shared;
 use super::use_running::volume_kind;
-use crate::documents::{InstanceDoc, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key};
+use super::volumes::Volume;
+use crate::documents::{
+    InstanceDoc, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key, waste_key,
+};
 use crate::error::{Error, Result};
 use crate::idmap;
 use crate::model::Kind;
@@ -15,7 +18,11 @@ impl Shared {
     /// Removes volume, logs, run directory and at last the documents of an instance that does not run. May be
     /// repeated after it failed or was cut off in the middle.
     pub(super) async fn remove(&self, project: &str, name: &str, document: &InstanceDoc) -> Result<()> {
-        let volume = document.uuid.simple().to_string();
+        for (name, snapshot) in self.snapshots(document.uuid).await? {
+            let volume = Volume::of_snapshot(document.kind, &snapshot);
+            self.remove_snapshot(document.uuid, &name, &volume).await?;
+        }
+        let volume = document.volume.simple().to_string();
         match self.pools.delete(&document.pool, volume_kind(document.kind), &volume).await {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
             _ => {}
@@ -29,7 +36,8 @@ impl Shared {
         let mut txn = Txn::new()
             .delete(instance_key(project, name))
             .delete(volatile_key(document.uuid))
-            .delete(uuid_key(document.uuid));
+            .delete(uuid_key(document.uuid))
+            .delete(waste_key(Some(document.volume)));
         let claim = match document.kind {
             Kind::Container => number("volatile.idmap.base").map(|base| idmap_key(idmap::slot(base))),
             Kind::VirtualMachine => number("volatile.vsock_id").map(vsock_key),

@@ -58,7 +58,7 @@ impl Actor {
     }
 
     async fn volume(&self) -> Result<PathBuf> {
-        let name = self.document.uuid.simple().to_string();
+        let name = self.document.volume.simple().to_string();
         Ok(self.shared.pools.path(&self.document.pool, volume_kind(self.document.kind), &name).await?)
     }
 
@@ -75,12 +75,18 @@ impl Actor {
             blocking(move || saved::discard(&unfinished)).await?;
             return Ok(Some(state));
         }
+        self.give_up_state().await?;
+        blocking(move || saved::discard(&unfinished).and_then(|()| saved::discard(&state))).await?;
+        Ok(None)
+    }
+
+    /// From here on no start goes on from the saved state, which belongs to the content it was saved with.
+    pub(super) async fn give_up_state(&mut self) -> Result<()> {
         if self.volatile.stateful {
             self.volatile.stateful = false;
             self.save_volatile().await?;
         }
-        blocking(move || saved::discard(&unfinished).and_then(|()| saved::discard(&state))).await?;
-        Ok(None)
+        Ok(())
     }
 
     /// Removes a state that is of no use any more; what stays in spite of all is removed at the next start.

@@ -53,8 +53,7 @@ impl Instances {
     pub async fn file(&self, project: &str, name: &str, request: FileRequest) -> Result<client::FileSession> {
         let instance = self.get(project, name)?;
         let places = self.shared.places(instance.uuid);
-        let volume =
-            self.shared.pools.path(&instance.pool, volume_kind(instance.kind), &instance.volume_name()).await?;
+        let volume = self.shared.pools.path(&instance.pool, volume_kind(instance.kind), &instance.volume).await?;
         let base = instance.volatile.get("volatile.idmap.base").and_then(|base| base.parse().ok());
         let target = FilesTarget {
             run_dir: instance.is_running().then_some(&*places.run_dir),
@@ -73,7 +72,7 @@ impl Instances {
     pub async fn state(&self, project: &str, name: &str) -> Result<StateReport> {
         let mut report = self.activity(project, name).await?;
         let (pool, kind) = (&report.instance.pool, volume_kind(report.instance.kind));
-        report.root_usage = self.shared.pools.usage(pool, kind, &report.instance.volume_name()).await.ok();
+        report.root_usage = self.shared.pools.usage(pool, kind, &report.instance.volume).await.ok();
         Ok(report)
     }
 

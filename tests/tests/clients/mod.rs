@@ -3,10 +3,12 @@
 mod images;
 mod instances;
 mod objects;
+mod snapshots;
 
 pub use images::images;
 pub use instances::{console, files, life, programs};
 pub use objects::{configuration, events_and_queries, profiles};
+pub use snapshots::{copies, moves, snapshots};
 
 use berth_tests::{Daemon, Run, debian_image};
 

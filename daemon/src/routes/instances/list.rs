@@ -8,7 +8,7 @@ use berth_instances::{Instance, Status};
 use futures::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 
-use super::{Prefix, crud, state};
+use super::{Prefix, create, state};
 use crate::{
     app::{App, Shared},
     convert::instances as convert,
@@ -22,7 +22,7 @@ const CONCURRENCY: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn routes(base: &str) -> Router<Shared> {
-    Router::new().route(base, get(list).post(crud::create).put(change_all))
+    Router::new().route(base, get(list).post(create::create).put(change_all))
 }
 
 async fn list(State(app): State<Shared>, prefix: Prefix, query: Query) -> ApiResult {

@@ -1,13 +1,16 @@
 //! `/1.0/instances`, and the same under the legacy paths `/1.0/containers` and `/1.0/virtual-machines`.
 
 mod console;
+mod create;
 mod crud;
 mod exec;
 mod files;
 mod list;
 mod logs;
+mod moves;
 mod parts;
 mod session;
+mod snapshots;
 mod state;
 
 use std::sync::Arc;
@@ -93,6 +96,7 @@ pub fn routes() -> Router<Shared> {
             .merge(files::routes(base))
             .merge(logs::routes(base))
             .merge(parts::routes(base))
+            .merge(snapshots::routes(base))
     })
 }
 

@@ -1,4 +1,4 @@
-//! What this version knows of an instance's snapshots, backups and image metadata.
+//! What this version knows of an instance's backups and image metadata.
 
 use axum::{
     Router,
@@ -16,8 +16,6 @@ use crate::{
 
 pub fn routes(base: &str) -> Router<Shared> {
     Router::new()
-        .route(&format!("{base}/{{name}}/snapshots"), get(none).post(no_snapshots))
-        .route(&format!("{base}/{{name}}/snapshots/{{snapshot}}"), get(no_snapshot).delete(no_snapshot))
         .route(&format!("{base}/{{name}}/backups"), get(none).post(no_backups))
         .route(&format!("{base}/{{name}}/backups/{{backup}}"), get(no_backup).delete(no_backup))
         .route(&format!("{base}/{{name}}/metadata"), get(metadata))
@@ -29,16 +27,8 @@ async fn none(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
     Ok(envelope::sync(json!([])))
 }
 
-async fn no_snapshots(Path(name): Path<String>) -> ApiError {
-    ApiError::invalid(format!("Snapshot of instance \"{name}\": snapshots are not supported yet by this version"))
-}
-
 async fn no_backups(Path(name): Path<String>) -> ApiError {
     ApiError::invalid(format!("Backup of instance \"{name}\": backups are not supported yet by this version"))
-}
-
-async fn no_snapshot(Path((name, snapshot)): Path<(String, String)>) -> ApiError {
-    ApiError::not_found(format!("Instance \"{name}\" has no snapshot \"{snapshot}\""))
 }
 
 async fn no_backup(Path((name, backup)): Path<(String, String)>) -> ApiError {
