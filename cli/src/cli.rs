@@ -103,6 +103,8 @@ pub enum Command {
     /// Work with images
     #[command(subcommand)]
     Image(image::Image),
+    /// Make an image of an instance or a snapshot
+    Publish(publish::Publish),
     /// Work with networks
     #[command(subcommand)]
     Network(network::Network),
@@ -150,6 +152,7 @@ impl Command {
             Self::Config(command) => command.run(context).await,
             Self::Profile(command) => command.run(context).await,
             Self::Image(command) => command.run(context).await,
+            Self::Publish(command) => command.run(context).await,
             Self::Network(command) => command.run(context).await,
             Self::Storage(command) => command.run(context).await,
             Self::Project(command) => command.run(context).await,

@@ -54,6 +54,12 @@ impl Job {
         self
     }
 
+    /// Adds an option without a value.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.args.push(name.into());
+        self
+    }
+
     /// Adds an option if there is a value.
     pub fn maybe(self, name: &str, value: Option<impl Into<OsString>>) -> Self {
         match value {

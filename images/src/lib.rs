@@ -14,8 +14,10 @@ mod import;
 mod info;
 pub mod jobs;
 pub mod metadata;
+pub mod pack;
 mod progress;
 mod provide;
+mod publish;
 pub mod seed;
 mod staging;
 mod store;
@@ -27,6 +29,8 @@ pub use info::{
     AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,
     Programs, RootfsName,
 };
+pub use pack::Compression;
 pub use progress::{Progress, ProgressEvent};
+pub use publish::{PublishRequest, PublishSource};
 pub use staging::Staging;
 pub use store::Images;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_images::jobs::{self, Limits};
-use berth_images::wire;
+use berth_images::{Compression, wire};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -60,6 +60,25 @@ enum Job {
         #[command(flatten)]
         limits: Limits,
     },
+    /// Make an archive of a volume.
+    Pack {
+        #[arg(long)]
+        volume: PathBuf,
+        #[arg(long)]
+        work: PathBuf,
+        /// The root file system is a disk, which is packed by itself.
+        #[arg(long)]
+        disk: bool,
+        #[arg(long)]
+        compression: Compression,
+    },
+    /// Make a qcow2 file of a raw disk.
+    PackDisk {
+        #[arg(long)]
+        source: PathBuf,
+        #[arg(long)]
+        work: PathBuf,
+    },
     /// Grow the file system on a disk image to the size of the file.
     Grow {
         #[arg(long)]
@@ -90,6 +109,8 @@ fn main() -> ExitCode {
             jobs::disk::make(&metadata, rootfs.as_deref(), layer, &work, limits)
         }
         Job::Convert { source, work, limits } => jobs::disk::convert(&source, &work, limits),
+        Job::Pack { volume, work, disk, compression } => jobs::pack::archive(&volume, &work, disk, compression),
+        Job::PackDisk { source, work } => jobs::pack::disk(&source, &work),
         Job::Grow { disk } => jobs::disk::grow(&disk),
         Job::Boot { cache, known } => jobs::boot::run(&cache, &known),
         Job::Build(request) => jobs::build::run(&request),

@@ -26,7 +26,7 @@ mod values;
 
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
-pub use manager::{Deps, Instances};
+pub use manager::{Deps, Instances, Loan};
 pub use model::{
     Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, MoveRequest, NewSnapshot, Original, Snapshot,
     Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update,

@@ -58,3 +58,8 @@ fn copies() {
 fn moves() {
     clients::moves(Berth);
 }
+
+#[test]
+fn publishing() {
+    clients::publishing(Berth);
+}

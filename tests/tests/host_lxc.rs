@@ -58,3 +58,8 @@ fn copies() {
 fn moves() {
     clients::moves(Lxc);
 }
+
+#[test]
+fn publishing() {
+    clients::publishing(Lxc);
+}

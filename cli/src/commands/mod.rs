@@ -20,6 +20,7 @@ pub mod operation;
 pub mod power;
 pub mod profile;
 pub mod project;
+pub mod publish;
 pub mod query;
 pub mod snapshot;
 pub mod storage;

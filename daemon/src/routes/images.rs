@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
-use super::{upload, vm_view};
+use super::{publish, upload, vm_view};
 use crate::{
     app::{App, Shared},
     convert::{images as convert, patched},
@@ -30,7 +30,8 @@ use crate::{
     operations::Spec,
 };
 
-const BASE: &str = "/1.0/images";
+/// Where images are.
+pub const BASE: &str = "/1.0/images";
 
 pub fn routes() -> Router<Shared> {
     Router::new()
@@ -61,7 +62,7 @@ async fn create(
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.contains("json") || kind.starts_with("application/x-www-form-urlencoded") {
         let post: ImagesPost = body::parse(&body::read(request.into_body(), body::MAX_JSON).await?)?;
-        return from_source(app, owner, &caller, post);
+        return from_source(app, owner, query.project(), &caller, post);
     }
     let upload = upload::receive(&app, request, kind.starts_with("multipart/form-data")).await?;
     let spec = Spec::new("Importing image", Some(&owner), &caller);
@@ -77,23 +78,22 @@ async fn create(
 }
 
 /// What an operation that made an image tells of it.
-fn result(image: &ImageInfo) -> Map<String, Value> {
+pub fn result(image: &ImageInfo) -> Map<String, Value> {
     Map::from_iter([
         ("fingerprint".to_owned(), Value::String(image.fingerprint.clone())),
         ("size".to_owned(), Value::String(image.size.to_string())),
     ])
 }
 
-fn from_source(app: Shared, owner: String, caller: &Caller, post: ImagesPost) -> ApiResult {
-    let source =
-        post.source.ok_or_else(|| ApiError::invalid("No source given: \"source\" tells where the image comes from"))?;
+fn from_source(app: Shared, owner: String, project: &str, caller: &Caller, mut post: ImagesPost) -> ApiResult {
+    let source = post
+        .source
+        .take()
+        .ok_or_else(|| ApiError::invalid("No source given: \"source\" tells where the image comes from"))?;
     match source.kind.as_str() {
         "build" => {}
         "instance" | "container" | "virtual-machine" | "snapshot" => {
-            return Err(ApiError::invalid(format!(
-                "Publishing {} \"{}\" as an image is not supported yet",
-                source.kind, source.name
-            )));
+            return publish::publish(app, owner, project, caller, post, source);
         }
         "image" | "url" => {
             let place = if source.kind == "url" { &source.url } else { &source.server };

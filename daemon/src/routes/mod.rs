@@ -11,6 +11,7 @@ mod networks;
 mod operations;
 mod profiles;
 mod projects;
+mod publish;
 mod resources;
 mod server;
 mod storage;

@@ -39,6 +39,7 @@ const EXTENSIONS: &[&str] = &[
     "file_delete",
     "file_get_symlink",
     "file_symlinks",
+    "image_compression_algorithm",
     "image_create_aliases",
     "image_profiles",
     "image_types",

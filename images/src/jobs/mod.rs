@@ -7,6 +7,7 @@ pub mod build;
 pub mod disk;
 pub mod inspect;
 pub mod layer;
+pub mod pack;
 pub mod unpack;
 
 use std::fs::File;

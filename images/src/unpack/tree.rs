@@ -212,7 +212,7 @@ fn set_attributes(file: BorrowedFd<'_>, attributes: &Attributes) -> io::Result<(
 }
 
 /// `trusted.*` belongs to the host, and labels of another machine's policy mean nothing here.
-fn wanted(attribute: &[u8]) -> bool {
+pub fn wanted(attribute: &[u8]) -> bool {
     attribute == b"security.capability"
         || attribute.starts_with(b"user.")
         || attribute == b"system.posix_acl_access"

@@ -6,6 +6,7 @@
 mod actor;
 mod create;
 mod launch;
+mod lend;
 mod live;
 mod open;
 mod refresh;
@@ -28,6 +29,7 @@ use berth_storage::Pools;
 use berth_store::Store;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
+pub use self::lend::Loan;
 use self::snapshots::Work;
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::actor::Actor;
+use super::lend::Loan;
 use super::volumes::{Volume, purpose};
 use super::{Answer, Command, Instances, Shared};
 use crate::documents::{SnapshotDoc, snapshot_key, snapshots_key};
@@ -62,6 +63,11 @@ pub(super) enum Work {
         name: String,
         snapshot: Box<SnapshotDoc>,
         answer: Answer<()>,
+    },
+    /// Leave the volume as it is while somebody reads it.
+    Lend {
+        snapshot: Option<String>,
+        answer: Answer<Loan>,
     },
     /// Go to another pool.
     Move {
@@ -168,6 +174,7 @@ impl Actor {
             }
             Work::Replace { volume, answer } => reply(answer, self.replace_volume(volume).await),
             Work::Adopt { name, snapshot, answer } => reply(answer, self.adopt_snapshot(name, *snapshot).await),
+            Work::Lend { snapshot, answer } => self.lend(snapshot.as_deref(), answer).await,
             Work::Move { pool, progress, mut answer } => {
                 let result = self.move_to_pool(&pool, &progress, answer.closed()).await;
                 reply(answer, result);
@@ -176,7 +183,7 @@ impl Actor {
     }
 
     /// The volume of the instance or of a snapshot.
-    fn source(&self, snapshot: Option<&str>) -> Result<Volume> {
+    pub(super) fn source(&self, snapshot: Option<&str>) -> Result<Volume> {
         match snapshot {
             None => Ok(Volume::of(&self.document)),
             Some(name) => Ok(Volume::of_snapshot(self.document.kind, self.snapshot_named(name)?)),

@@ -8,7 +8,7 @@ mod snapshots;
 pub use images::images;
 pub use instances::{console, files, life, programs};
 pub use objects::{configuration, events_and_queries, profiles};
-pub use snapshots::{copies, moves, snapshots};
+pub use snapshots::{copies, moves, publishing, snapshots};
 
 use berth_tests::{Daemon, Run, debian_image};
 

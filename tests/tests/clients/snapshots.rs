@@ -133,6 +133,52 @@ pub fn copies(client: Client) {
     daemon.finish();
 }
 
+/// Images of instances and of snapshots, with all that their files have.
+pub fn publishing(client: Client) {
+    let daemon = with_c1(client);
+    let run = |words: &str| client.run(&daemon, words);
+    run("snapshot c1 s0").ok();
+    run("start c1").ok();
+    let script = "cd /root; ln file same; ln -s file link; mkfifo fifo; chmod 4755 file; echo two > other; \
+                  mkdir -p deep/er; seq 100000 > deep/er/big; chown -R 7:8 deep";
+    client
+        .args(
+            &daemon,
+            [
+                "exec",
+                "c1",
+                "--",
+                "sh",
+                "-c",
+                &script.replace("chmod", "busybox chmod").replace("chown", "busybox chown"),
+            ],
+        )
+        .ok();
+    assert!(run("publish c1 --alias nothing").fails().contains("running"));
+    let said = run("publish c1/s0 --alias from-snapshot").ok();
+    assert!(said.contains("Instance published with fingerprint: "), "{said}");
+    run("stop c1 --force").ok();
+    for compression in ["gzip", "none", "zstd", "xz"] {
+        run(&format!("publish c1 --alias {compression} --compression {compression} os=mine")).ok();
+    }
+    assert!(run("publish c1 --alias bad --compression what").fails().contains("what"));
+    assert_eq!(run("image get-property from-snapshot os").ok(), "busybox\n");
+    assert_eq!(run("image get-property xz os").ok(), "mine\n");
+    run("launch from-snapshot c2").ok();
+    assert_eq!(run("exec c2 -- cat /root/file").ok(), "one");
+    run("launch zstd c3").ok();
+    let look = "cd /root; busybox stat -c '%u:%g:%a:%h' file same; readlink link; cat other; wc -l < deep/er/big; \
+                busybox stat -c '%u:%g' deep/er/big; test -p fifo && echo fifo";
+    let seen = client.args(&daemon, ["exec", "c3", "--", "sh", "-c", look]).ok();
+    assert_eq!(seen, "33:44:4755:2\n33:44:4755:2\nfile\ntwo\n100000\n7:8\nfifo\n");
+    for image in ["gzip", "none", "xz"] {
+        run(&format!("init {image} c4")).ok();
+        assert_eq!(read(client, &daemon, "c4"), "one");
+        run("delete c4").ok();
+    }
+    daemon.finish();
+}
+
 /// Other names, pools and projects.
 pub fn moves(client: Client) {
     let daemon = with_c1(client);
