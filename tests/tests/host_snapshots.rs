@@ -63,6 +63,12 @@ fn of_virtual_machines() {
         daemon.instance("v2")["config"]["volatile.vsock_id"]
     );
     daemon.berth("restore v1 snap0").ok();
+    daemon.berth("publish v1 --alias disk os=none").ok();
+    let image = daemon.get("/1.0/images?recursion=1")[0].clone();
+    assert_eq!((&image["type"], &image["properties"]["os"]), (&"virtual-machine".into(), &"none".into()), "{image}");
+    daemon.berth("init disk v3 --vm --device root,size=64MiB").ok();
+    assert!(fs::read(disk("v3")).unwrap() == fs::read(disk("v2")).unwrap(), "the disk is the same");
+    daemon.berth("delete v3").ok();
     let volumes: Vec<_> = fs::read_dir(daemon.volume_dir("virtual-machines")).unwrap().collect();
     assert_eq!(volumes.len(), 2, "{volumes:?}");
     daemon.finish();
