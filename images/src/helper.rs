@@ -68,12 +68,6 @@ impl Job {
         }
     }
 
-    /// Adds an option without a value.
-    pub fn flag(mut self, name: &str) -> Self {
-        self.args.push(name.into());
-        self
-    }
-
     /// Gives the helper an open file as standard input.
     pub fn stdin(mut self, file: File) -> Self {
         self.stdin = Some(file);
