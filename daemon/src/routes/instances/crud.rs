@@ -37,9 +37,7 @@ async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
 
 fn check_put(put: &InstancePut) -> ApiResult<()> {
     if !put.restore.is_empty() && put.stateful {
-        return Err(ApiError::invalid(
-            "snapshots hold no run state; restore the snapshot without \"stateful\"",
-        ));
+        return Err(ApiError::invalid("snapshots hold no run state; restore the snapshot without \"stateful\""));
     }
     Ok(())
 }
