@@ -4,6 +4,7 @@
 //! first, makes the program's process as a *sibling* (`CLONE_PARENT`), so that the monitor gets its status itself,
 //! hands over what belongs to it and ends.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +20,8 @@ use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::{init, process, pty, seccomp, sys, users};
+use crate::spec::Rlimit;
+use crate::{init, process, pty, rlimits, seccomp, sys, users};
 
 /// All namespaces of a container, the user namespace among them: without it the program would be the host's root.
 const NAMESPACES: i32 = libc::CLONE_NEWUSER
@@ -35,6 +37,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Instructions {
     pub(crate) spec: ExecSpec,
+    pub(crate) rlimits: BTreeMap<String, Rlimit>,
 }
 
 /// What the helper answers.
@@ -79,7 +82,7 @@ fn run(socket: &Endpoint) -> Result<()> {
         .recv()
         .context("read the instructions")?
         .ok_or_else(|| Error::Handshake("the monitor is gone".into()))?;
-    let spec = instructions.spec;
+    let Instructions { spec, rlimits } = instructions;
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| Error::Handshake("a descriptor is missing".into()));
     let container = next()?;
@@ -90,6 +93,9 @@ fn run(socket: &Endpoint) -> Result<()> {
     for cgroup in fds {
         rustix::io::write(&cgroup, b"0").context("join the container's cgroups")?;
     }
+    // Inside, none could be raised any more.
+    sys::ordinary_limits().context("set the program's limits")?;
+    rlimits::set(None, &rlimits)?;
     sys::setns(container.as_fd(), NAMESPACES).context("enter the container")?;
     drop(container);
     init::become_root()?;
@@ -185,7 +191,6 @@ fn prepare(spec: &ExecSpec, stdio: &[OwnedFd; 3], mut report: &UnixStream) -> Re
     }
     sys::new_session_keyring().context("make a session keyring")?;
     sys::unblock_signals().context("unblock signals")?;
-    sys::ordinary_limits().context("set the program's limits")?;
     let user = users::look_up(spec.uid, spec.gid);
     seccomp::apply().context("apply the system call filter")?;
     let groups: Vec<_> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();

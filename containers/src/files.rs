@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::mounts::stage::clone_tree;
+use crate::mounts::stage::open_root;
 use crate::spec::IdMap;
 use crate::{idmap, init, process, sys};
 
@@ -42,15 +42,10 @@ pub fn serve_stopped(rootfs: &Path, map: IdMap) -> Result<()> {
     // SAFETY: the helper was started with this descriptor and touches it nowhere else.
     let stream = unsafe { sys::take_fd(process::HELPER_FD) }.context("take the connection")?;
     protect()?;
-    let (tree, is_dir) =
-        clone_tree(rootfs, false).with_context(|| format!("open the container's root {}", rootfs.display()))?;
-    if !is_dir {
-        return Err(Error::Spec(format!("the container's root {} is no directory", rootfs.display())));
-    }
-    let flags = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    sys::mount_setattr(tree.as_fd(), flags, None, false).context("set the flags of the container's root")?;
+    let tree = open_root(rootfs)?;
+    tree.set(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?;
     let userns = idmap::bare_namespace(map)?;
-    idmap::apply(tree.as_fd(), userns.as_fd(), rootfs, false)?;
+    tree.map_ids(userns.as_fd())?;
     rustix::process::fchdir(&tree).context("enter the container's root")?;
     rustix::process::chroot(".").context("enter the container's root")?;
     drop(tree);

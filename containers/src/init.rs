@@ -14,7 +14,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{Context, Error, Result};
 use crate::mounts::{inside, stage::Stage};
 use crate::spec::ContainerSpec;
-use crate::{idmap, process, seccomp, sys};
+use crate::{idmap, process, rlimits, seccomp, sys};
 
 /// Namespaces that init begins in. Those of mounts and cgroups it makes itself when the time has come.
 const NAMESPACES: i32 =
@@ -46,7 +46,7 @@ impl Init {
     pub(crate) fn create(spec: &ContainerSpec, cgroups: &Cgroups) -> Result<Self> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("make a boot id")?;
         let (channel, remote) = Endpoint::pair().context("make a socket pair")?;
-        let stage = Stage::enter(spec)?;
+        let stage = Stage::enter(&spec.rootfs)?;
         let place = cgroups.unified_payload()?;
         // SAFETY: the monitor has a single thread.
         let child = unsafe {
@@ -86,6 +86,7 @@ impl Init {
         channel.send(&Go, &[]).context("speak to the container's first process")?;
         match channel.recv().context("hear the container's first process")? {
             Some((Report::Built, fds)) => {
+                rlimits::set(Some(child.pid), &spec.rlimits)?;
                 fds.into_iter().next().ok_or_else(|| Error::Init("the container's console is missing".into()))
             }
             Some((Report::Failed(message), _)) => Err(Error::Init(message)),
@@ -131,14 +132,26 @@ fn become_init(spec: &ContainerSpec, cgroups: &Cgroups, boot_id: &str, channel: 
     let master = inside::build(spec, cgroups.is_unified(), boot_id)?;
     rustix::system::sethostname(spec.hostname.as_bytes()).context("set the container's host name")?;
     sys::loopback_up().context("bring the container's loopback interface up")?;
+    set_sysctls(spec)?;
     sys::new_session_keyring().context("make a session keyring")?;
     // By its name, for that is what init and tty(1) find it by.
+    sys::ordinary_limits().context("set init's limits")?;
     let console = rustix::fs::open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
         .context("open the container's console")?;
     channel.send(&Report::Built, &[master.as_fd()]).context("hand over the console")?;
     drop(master);
     wait_for_go(channel)?;
     execute(spec, &console)
+}
+
+/// As the container's root, which may set those of its own namespaces only.
+fn set_sysctls(spec: &ContainerSpec) -> Result<()> {
+    for (name, value) in &spec.sysctls {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        std::fs::write(&path, value)
+            .with_context(|| format!("set linux.sysctl.{name} to {value:?} in the container"))?;
+    }
+    Ok(())
 }
 
 fn wait_for_go(channel: &Endpoint) -> Result<()> {
@@ -161,7 +174,6 @@ fn execute(spec: &ContainerSpec, console: &OwnedFd) -> Result<Infallible> {
     }
     sys::cloexec_from(3).context("close the host's descriptors")?;
     sys::unblock_signals().context("unblock signals")?;
-    sys::ordinary_limits().context("set init's limits")?;
     let mut command = Command::new(&spec.init[0]);
     command.args(&spec.init[1..]).env_clear();
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("TERM", "linux");

@@ -7,12 +7,15 @@
 //! - [`spec`]: what the daemon hands over;
 //! - [`monitor`]: makes the container, serves its control socket, cleans up;
 //! - [`exec`], [`files`]: the helpers that enter it;
+//! - [`devices`]: the helper that gives it devices;
+//! - [`proxy`]: the helper that passes connections on;
 //! - [`cgroup`]: both cgroup versions.
 //!
 //! The container's root is an unprivileged user of the host in every respect: user namespace, cgroup delegation
 //! and [`seccomp`] carry that without a security module.
 
 pub mod cgroup;
+pub mod devices;
 pub mod error;
 pub mod exec;
 pub mod files;
@@ -21,7 +24,9 @@ mod init;
 pub mod monitor;
 mod mounts;
 mod process;
+pub mod proxy;
 mod pty;
+mod rlimits;
 pub mod seccomp;
 pub mod spec;
 mod sys;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_containers::spec::IdMap;
-use berth_containers::{exec, files, monitor};
+use berth_containers::{devices, exec, files, monitor, proxy};
 use clap::{Parser, Subcommand};
 
 /// Berth's container runtime. The daemon starts it; there is nothing in it for people.
@@ -35,6 +35,12 @@ enum Mode {
     /// Run a program in a container (used by the monitor)
     #[command(hide = true)]
     Exec,
+    /// Change the devices of a container (used by the monitor)
+    #[command(hide = true)]
+    Devices,
+    /// Pass connections on between host and container (used by the monitor)
+    #[command(hide = true)]
+    Proxy,
     /// Serve one request for files of a running container (used by the monitor)
     #[command(hide = true)]
     FilesJoin,
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         Mode::Monitor { run_dir } => monitor::main(&run_dir),
         Mode::Files { rootfs, idmap } => files::serve_stopped(&rootfs, idmap),
         Mode::Exec => exec::main(),
+        Mode::Devices => devices::main(),
+        Mode::Proxy => proxy::main(),
         Mode::FilesJoin => files::join(),
     };
     match result {

@@ -75,6 +75,10 @@ pub fn mount_setattr(
         propagation: 0,
         userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
+    set_attributes(tree, &attributes, recursive)
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: path and structure are valid for the call and the size is told.
     let result = unsafe {
@@ -83,11 +87,17 @@ pub fn mount_setattr(
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
-            size_of_val(&attributes),
+            std::ptr::from_ref(attributes),
+            size_of_val(attributes),
         )
     };
     check(result).map(drop)
+}
+
+/// Changes how mounts spread (`MS_PRIVATE` and its like) at the mount at `tree`, at all below it if `recursive`.
+pub fn mount_propagation(tree: BorrowedFd<'_>, propagation: u64, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 };
+    set_attributes(tree, &attributes, recursive)
 }
 
 /// Leaves the namespaces named by `flags` (`CLONE_NEW*`).

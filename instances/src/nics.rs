@@ -22,6 +22,11 @@ impl<'a> Nics<'a> {
         Ok(Self { networks, requests: requests(instance)?, attached: Vec::new() })
     }
 
+    /// Those that `after` wants and `before`, as far as it has them, does not.
+    pub(crate) fn added(networks: &'a Networks, before: &Instance, after: &Instance) -> Result<Self> {
+        Ok(Self { networks, requests: difference(after, before)?, attached: Vec::new() })
+    }
+
     /// Moves one end of a new link for each interface into a container's network namespace.
     pub(crate) async fn attach_container(&mut self, netns: &OwnedFd) -> Result<()> {
         for request in &self.requests {
@@ -43,6 +48,10 @@ impl<'a> Nics<'a> {
         Ok(taps)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// Device and host link of each interface made so far.
     pub(crate) fn host_names(&self) -> &[(String, String)] {
         &self.attached
@@ -54,6 +63,27 @@ pub(crate) struct Tap {
     pub fd: OwnedFd,
     pub hwaddr: [u8; 6],
     pub mtu: Option<u32>,
+}
+
+/// The interfaces of `one`, as far as they are in place or yet to be, that `other` has not got in the same way.
+fn difference(one: &Instance, other: &Instance) -> Result<Vec<NicRequest>> {
+    let in_place =
+        |instance: &Instance, request: &NicRequest| instance.volatile.contains_key(&host_name_key(&request.device));
+    let others: Vec<_> = requests(other)?.into_iter().filter(|request| in_place(other, request)).collect();
+    Ok(requests(one)?.into_iter().filter(|request| !others.contains(request)).collect())
+}
+
+/// Takes away the interfaces that `before` has in place and `after` does not want so; tells which.
+pub(crate) async fn detach_gone(networks: &Networks, before: &Instance, after: &Instance) -> Result<Vec<String>> {
+    let wanted = requests(after)?;
+    let mut gone = Vec::new();
+    for request in requests(before)?.into_iter().filter(|request| !wanted.contains(request)) {
+        if let Some(host_name) = before.volatile.get(&host_name_key(&request.device)) {
+            networks.detach(&request, host_name).await?;
+            gone.push(request.device);
+        }
+    }
+    Ok(gone)
 }
 
 /// Takes away the links that `instance` is remembered to have. Harmless if they are gone.
@@ -106,7 +136,7 @@ fn requests(instance: &Instance) -> Result<Vec<NicRequest>> {
                 project: instance.project.clone(),
                 name: nic.name.unwrap_or_else(|| device.clone()),
                 device,
-                network: nic.network,
+                network: nic.link.name().to_owned(),
                 hwaddr: MacAddr(hwaddr),
                 mtu: nic.mtu,
                 ipv4: nic.ipv4,

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use berth_containers::spec::{self, CpuLimit, Limits, MemoryLimit, Rlimit};
 use uuid::Uuid;
 
 use crate::cloud_init;
-use crate::devices::{self, Device, HostPath, Nic};
-use crate::keys::{self, Allowance, Cpus};
+use crate::devices::{self, Device, Disk, DiskSource, Nic};
+use crate::keys;
 use crate::model::{Config, Devices, Instance, Kind};
-use crate::values::{parse_bool, parse_memory};
+use crate::values::{parse_bool, parse_memory, parse_size};
 
 /// Size of a root disk that names none, as LXD has it.
 const DEFAULT_DISK: u64 = 10 << 30;
@@ -43,14 +44,17 @@ pub(crate) struct Plan {
     pub uuid: Uuid,
     pub places: Places,
     pub volume: PathBuf,
-    pub cpus: Option<Cpus>,
-    pub allowance: Option<Allowance>,
-    pub memory: Option<u64>,
-    pub swap: Option<bool>,
-    pub processes: Option<u64>,
+    /// Of these, a virtual machine has CPUs and memory only.
+    pub limits: Limits,
+    pub rlimits: BTreeMap<String, Rlimit>,
     pub nesting: bool,
     pub env: BTreeMap<String, String>,
-    pub mounts: Vec<HostPath>,
+    /// Those of a container that its runtime makes.
+    pub devices: BTreeMap<String, spec::Device>,
+    pub proxies: BTreeMap<String, spec::Proxy>,
+    /// `linux.sysctl.*` of a container.
+    pub sysctls: BTreeMap<String, String>,
+    pub modules: Vec<String>,
     /// First host id of a container's range.
     pub idmap_base: Option<u32>,
     /// vsock address of a virtual machine.
@@ -62,15 +66,22 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// What `instance` means; complaints name the key or device.
-    pub(crate) fn new(instance: &Instance, places: Places, volume: PathBuf) -> Result<Self, String> {
+    /// What `instance` means; complaints name the key or device. `volumes` are where the volumes of disks lie, by device.
+    pub(crate) fn new(
+        instance: &Instance,
+        places: Places,
+        volume: PathBuf,
+        volumes: &BTreeMap<String, PathBuf>,
+    ) -> Result<Self, String> {
         let config = &instance.expanded_config;
         keys::validate(config, Some(instance.kind))?;
         let devices = devices::parse_all(&instance.expanded_devices, Some(instance.kind))?;
-        let mounts = devices
-            .into_iter()
-            .filter_map(|(_, device)| if let Device::HostPath(path) = device { Some(path) } else { None })
-            .collect();
+        let proxy = |(name, device): &(String, Device)| match device {
+            Device::Proxy(proxy) => Some((name.clone(), proxy.clone())),
+            _ => None,
+        };
+        let proxies = devices.iter().filter_map(proxy).collect();
+        let devices = devices.into_iter().filter_map(|(name, device)| runtime_device(name, device, volumes)).collect();
         let env = config
             .iter()
             .filter_map(|(k, v)| k.strip_prefix("environment.").map(|name| (name.to_owned(), v.clone())))
@@ -81,14 +92,14 @@ impl Plan {
             uuid: instance.uuid,
             places,
             volume,
-            cpus: value(config, "limits.cpu", keys::cpus)?,
-            allowance: value(config, "limits.cpu.allowance", keys::allowance)?,
-            memory: value(config, "limits.memory", parse_memory)?,
-            swap: value(config, "limits.memory.swap", parse_bool)?,
-            processes: value(config, "limits.processes", |v| v.parse().map_err(|_| format!("\"{v}\" is no number")))?,
+            limits: limits(config)?,
+            rlimits: prefixed(config, "limits.kernel.", keys::rlimit)?,
             nesting: value(config, "security.nesting", parse_bool)?.unwrap_or(false),
             env,
-            mounts,
+            devices,
+            proxies,
+            sysctls: prefixed(config, "linux.sysctl.", |value| Ok(value.to_owned()))?,
+            modules: value(config, "linux.kernel_modules", keys::modules)?.unwrap_or_default(),
             idmap_base: number("volatile.idmap.base"),
             vsock_cid: number("volatile.vsock_id"),
             base_image: instance.volatile.get("volatile.base_image").cloned(),
@@ -98,10 +109,10 @@ impl Plan {
 
     /// CPUs of a virtual machine.
     pub(crate) fn vcpus(&self) -> Result<u8, String> {
-        let count = match &self.cpus {
+        let count = match &self.limits.cpus {
             None => DEFAULT_VM_CPUS,
-            Some(Cpus::Count(count)) => *count,
-            Some(Cpus::Set(set)) => crate::values::parse_cpu_set(set)?.len() as u32,
+            Some(CpuLimit::Count(count)) => *count,
+            Some(CpuLimit::Set(set)) => crate::values::parse_cpu_set(set)?.len() as u32,
         };
         u8::try_from(count)
             .map_err(|_| format!("limits.cpu: {count} is more than the 255 CPUs a virtual machine can have"))
@@ -109,8 +120,61 @@ impl Plan {
 
     /// Memory of a virtual machine in bytes.
     pub(crate) fn vm_memory(&self) -> u64 {
-        self.memory.unwrap_or(DEFAULT_VM_MEMORY)
+        self.limits.memory.map_or(DEFAULT_VM_MEMORY, MemoryLimit::bytes)
     }
+}
+
+/// A device that a container's runtime makes.
+fn runtime_device(name: String, device: Device, volumes: &BTreeMap<String, PathBuf>) -> Option<(String, spec::Device)> {
+    let device = match device {
+        Device::Node(node) => spec::Device::Node(node),
+        Device::Disk(disk) => spec::Device::Mount(spec::Mount {
+            source: match disk.source {
+                DiskSource::Path(path) => path,
+                DiskSource::Volume { .. } => volumes.get(&name)?.clone(),
+            },
+            target: disk.path,
+            readonly: disk.readonly,
+            recursive: disk.recursive,
+            propagation: disk.propagation,
+            shift: disk.shift,
+            required: disk.required,
+        }),
+        Device::Root(_) | Device::Nic(_) | Device::Proxy(_) | Device::None => return None,
+    };
+    Some((name, device))
+}
+
+fn limits(config: &Config) -> Result<Limits, String> {
+    let soft = value(config, "limits.memory.enforce", |word| Ok(word == "soft"))?.unwrap_or(false);
+    let memory = value(config, "limits.memory", parse_memory)?;
+    Ok(Limits {
+        memory: memory.map(|bytes| if soft { MemoryLimit::Soft(bytes) } else { MemoryLimit::Hard(bytes) }),
+        swap: value(config, "limits.memory.swap", parse_bool)?,
+        swap_priority: value(config, "limits.memory.swap.priority", keys::priority)?,
+        cpus: value(config, "limits.cpu", keys::cpus)?,
+        cpu_allowance: value(config, "limits.cpu.allowance", keys::allowance)?,
+        cpu_priority: value(config, "limits.cpu.priority", keys::priority)?,
+        processes: value(config, "limits.processes", |v| v.parse().map_err(|_| format!("\"{v}\" is no number")))?,
+        disk_priority: value(config, "limits.disk.priority", keys::priority)?,
+        hugepages: prefixed(config, "limits.hugepages.", parse_size)?,
+    })
+}
+
+/// The values of all keys that begin with `prefix`, by the rest of the key.
+fn prefixed<T>(
+    config: &Config,
+    prefix: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<BTreeMap<String, T>, String> {
+    let given = config.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(prefix)?, value)));
+    given
+        .filter(|(.., value)| !value.is_empty())
+        .map(|(key, rest, value)| {
+            let value = parse(value).map_err(|e| format!("value of \"{key}\": {e}"))?;
+            Ok((rest.to_owned(), value))
+        })
+        .collect()
 }
 
 fn value<T>(config: &Config, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
@@ -132,6 +196,16 @@ pub(crate) fn root_disk(devices: &Devices, kind: Kind) -> Result<(String, u64), 
         ),
         (Some((one, _)), Some((two, _))) => Err(format!("the devices \"{one}\" and \"{two}\" are both root disks; remove one")),
     }
+}
+
+/// The volumes that disks of a set of expanded devices want: device, pool and volume.
+pub(crate) fn volumes(devices: &Devices, kind: Kind) -> Result<Vec<(String, String, String)>, String> {
+    let parsed = devices::parse_all(devices, Some(kind))?;
+    let volume = |(device, parsed)| match parsed {
+        Device::Disk(Disk { source: DiskSource::Volume { pool, name }, .. }) => Some((device, pool, name)),
+        _ => None,
+    };
+    Ok(parsed.into_iter().filter_map(volume).collect())
 }
 
 /// The NICs of a set of expanded devices, by device name.

@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 16;
 const PORTS: &str = "ports";
 
 /// What an instance wants of a network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicRequest {
     /// The instance.
     pub instance: Uuid,

@@ -43,6 +43,12 @@ pub enum Request {
     Files,
     /// Container only (a virtual machine's agent tells its own). Answer: [`Reply::Stats`].
     Stats,
+    /// Container only. Answer: [`Reply::Network`] with its network namespace as descriptor.
+    Network,
+    /// Container only. A new specification, of the type that [`crate::handshake::Start`] carries. What of it can change
+    /// while the container runs is changed, as a whole or not at all; the rest is left as it is. Answer:
+    /// [`Reply::Done`].
+    Change(serde_json::Value),
 }
 
 /// What may follow `Console` or `Exec`.
@@ -185,6 +191,8 @@ pub enum Reply {
     Files,
     /// See [`Request::Stats`].
     Stats(GuestState),
+    /// See [`Request::Network`].
+    Network,
     /// The request failed.
     Refused {
         /// Class.

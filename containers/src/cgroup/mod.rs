@@ -13,6 +13,7 @@ mod cpus;
 mod detail;
 mod hierarchy;
 mod limits;
+mod memory;
 mod remove;
 mod usage;
 
@@ -60,7 +61,7 @@ impl Cgroups {
             make(&self.instance(hierarchy))?;
             make(&self.monitor(hierarchy))?;
         }
-        self.set_limits(limits)?;
+        self.change_limits(&Limits::default(), limits)?;
         for hierarchy in &self.hierarchies {
             hierarchy.hand_on(&self.instance(hierarchy));
             let payload = self.payload(hierarchy);

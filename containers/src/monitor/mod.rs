@@ -1,11 +1,14 @@
 //! `berth-container monitor`: makes a container and stays with it until its end.
 
 mod console;
+mod devices;
+mod proxies;
 mod requests;
 mod serve;
 mod session;
 mod stats;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -16,7 +19,9 @@ use berth_supervisor::record::Identity;
 use berth_supervisor::transport::{Endpoint, Listener};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use self::proxies::Proxies;
 use crate::cgroup::Cgroups;
+use crate::devices::Placed;
 use crate::error::{Context, Error, Result};
 use crate::init::Init;
 use crate::process::{self, End, OwnBinary};
@@ -52,6 +57,9 @@ struct Container {
     cgroups: Cgroups,
     init: Option<Init>,
     end: Option<End>,
+    /// Its devices that are in place.
+    placed: BTreeMap<String, Placed>,
+    proxies: Proxies,
 }
 
 impl Container {
@@ -125,11 +133,12 @@ fn start(run_dir: &Path, daemon: &Endpoint) -> Result<serve::Server> {
     container.cgroups.create(&container.spec.limits, container.spec.idmap)?;
     container.cgroups.enter_monitor()?;
     container.init = Some(Init::create(&container.spec, &container.cgroups)?);
+    let children = container.place_devices(&binary)?;
     let netns = container.init().network()?;
     hand_over(daemon, &container, &netns)?;
     let control = run_dir.join(CONTROL_SOCKET);
     let listener = Listener::bind(&control).with_context(|| format!("listen on {}", control.display()))?;
-    let server = serve::Server::new(container, listener, binary, signals, run_dir)?;
+    let server = serve::Server::new(container, listener, binary, signals, run_dir)?.with_children(children);
     server.start_init()?;
     // A daemon that is gone now finds the container by its control socket.
     let _ = daemon.send(&Progress::Running, &[]);
@@ -140,7 +149,7 @@ fn start(run_dir: &Path, daemon: &Endpoint) -> Result<serve::Server> {
 fn make(spec: ContainerSpec) -> Result<Container> {
     let cgroups = Cgroups::discover(&spec.uuid)?;
     cgroups.remove()?;
-    Ok(Container { spec, cgroups, init: None, end: None })
+    Ok(Container { spec, cgroups, init: None, end: None, placed: BTreeMap::new(), proxies: Proxies::default() })
 }
 
 /// Lets the daemon move network devices in and waits for its leave.

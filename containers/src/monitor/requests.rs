@@ -8,10 +8,12 @@ use berth_supervisor::console::AttachError;
 use berth_supervisor::protocol::{Event, Input, RefusalKind, Reply, Request, RunState, Status};
 use berth_supervisor::transport::Endpoint;
 
+use super::devices::Step;
 use super::serve::{Connection, Role, Server};
 use super::session::{Next, Session};
 use super::stats::{self, NetworkQuery};
 use crate::error::{Context, Result};
+use crate::exec::Instructions;
 use crate::files::Join;
 use crate::{process, sys};
 
@@ -47,6 +49,7 @@ impl Server {
                 match connection.role {
                     Role::Exec(session) => self.children.extend(session.kill()),
                     Role::Console(number) => self.terminal.detach(number),
+                    Role::Change(change) => self.abandon(&change),
                     Role::Asking | Role::Subscribed | Role::Stats(_) => {}
                 }
                 None
@@ -56,6 +59,19 @@ impl Server {
 
     /// Something that is done for a client has gone on.
     pub(super) fn on_work(&mut self, mut connection: Connection) -> Option<Connection> {
+        if let Role::Change(change) = connection.role {
+            let step = self.changed(change);
+            let reply = match step {
+                Ok(Step::Wait(change)) => {
+                    connection.role = Role::Change(change);
+                    return Some(connection);
+                }
+                Ok(Step::Over(reply)) => reply,
+                Err(e) => refuse(RefusalKind::Other, e.to_string()),
+            };
+            let _ = connection.endpoint.send(&reply, &[]);
+            return None;
+        }
         match &mut connection.role {
             Role::Exec(session) => match session.on_ready() {
                 Ok(Next::Wait) => Some(connection),
@@ -85,7 +101,7 @@ impl Server {
                     None
                 }
             },
-            Role::Asking | Role::Subscribed | Role::Console(_) => Some(connection),
+            Role::Asking | Role::Subscribed | Role::Console(_) | Role::Change(_) => Some(connection),
         }
     }
 
@@ -117,6 +133,14 @@ impl Server {
             Request::Files => self.files().map_err(other).map(|stream| {
                 handed = Some(stream);
                 (Some(Reply::Files), None)
+            }),
+            Request::Change(spec) => self.change(spec).map_err(other).map(|change| match change {
+                None => done(()),
+                Some(change) => (None, Some(Role::Change(change))),
+            }),
+            Request::Network => self.container.init().network().map_err(other).map(|network| {
+                handed = Some(network);
+                (Some(Reply::Network), None)
             }),
             Request::Stats => NetworkQuery::start(&self.container).map_err(other).map(|(query, child)| {
                 self.children.push(child);
@@ -174,7 +198,8 @@ impl Server {
         }
         let start = || {
             let cgroups = self.container.cgroups.joinable()?;
-            Session::start(&self.binary, spec, self.container.init().pidfd.as_fd(), fds, &cgroups)
+            let instructions = Instructions { spec, rlimits: self.container.spec.rlimits.clone() };
+            Session::start(&self.binary, instructions, self.container.init().pidfd.as_fd(), fds, &cgroups)
         };
         let (session, helper) = start().map_err(other)?;
         self.children.push(helper);

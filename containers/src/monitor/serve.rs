@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::console::Terminal;
+use super::devices::Change;
 use super::session::Session;
 use super::stats::NetworkQuery;
 use super::{Container, complain};
@@ -53,6 +54,7 @@ pub(super) enum Role {
     Console(u64),
     Exec(Session),
     Stats(NetworkQuery),
+    Change(Change),
 }
 
 /// What can become ready.
@@ -95,6 +97,12 @@ impl Server {
             next_connection: 0,
             children: Vec::new(),
         })
+    }
+
+    /// Processes that the container has already.
+    pub(super) fn with_children(mut self, children: Vec<OwnedFd>) -> Self {
+        self.children.extend(children);
+        self
     }
 
     /// Lets the container's init run.
@@ -158,6 +166,7 @@ impl Server {
             let work = match &connection.role {
                 Role::Exec(session) => session.watched(),
                 Role::Stats(query) => Some(query.stream.as_fd()),
+                Role::Change(change) => Some(change.socket.as_fd()),
                 Role::Asking | Role::Subscribed | Role::Console(_) => None,
             };
             if let Some(work) = work {
@@ -233,7 +242,7 @@ impl Server {
             match connection.role {
                 Role::Exec(session) => end_session(session, &connection.endpoint, &mut children),
                 Role::Subscribed => subscribers.push(connection.endpoint),
-                Role::Asking | Role::Console(_) | Role::Stats(_) => {}
+                Role::Asking | Role::Console(_) | Role::Stats(_) | Role::Change(_) => {}
             }
         }
         for child in &children {

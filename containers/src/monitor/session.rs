@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use berth_guest::protocol::ExecSpec;
 use berth_supervisor::protocol::{Input, RefusalKind, Reply};
 use berth_supervisor::transport::Endpoint;
 
@@ -58,7 +57,7 @@ impl Session {
     /// Returns the helper's pidfd too, for it to be reaped.
     pub(super) fn start(
         binary: &OwnBinary,
-        spec: ExecSpec,
+        instructions: Instructions,
         init: BorrowedFd<'_>,
         fds: &[OwnedFd],
         cgroups: &[OwnedFd],
@@ -70,7 +69,7 @@ impl Session {
         let copy = helper.try_clone().context("copy a descriptor")?;
         let session = Self { stage: Stage::Joining { helper, socket }, master: None };
         if let Stage::Joining { socket, .. } = &session.stage {
-            socket.send(&Instructions { spec }, &handed).context("instruct the exec helper")?;
+            socket.send(&instructions, &handed).context("instruct the exec helper")?;
         }
         Ok((session, copy))
     }

@@ -4,13 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
 
-use super::{ROOT, stage_name, target};
+use super::{ROOT, target};
 use crate::error::{Context, Result};
 use crate::pty;
 use crate::spec::ContainerSpec;
@@ -59,14 +58,13 @@ pub(crate) fn build(spec: &ContainerSpec, unified: bool, boot_id: &str) -> Resul
         root.attach(&file_system("cgroup2", &[], NO_SUID_DEV_EXEC)?, "sys/fs/cgroup")?;
     }
     root.boot_id(boot_id)?;
-    root.extra_mounts(spec)?;
     let console = root.console()?;
     root.switch()?;
     Ok(console)
 }
 
 /// A detached copy of the mount at `path`, with what is below it (a part may not be taken out alone).
-fn clone(path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn clone(path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags)
 }
@@ -84,7 +82,7 @@ fn file_system(kind: &str, options: &[(&str, &str)], flags: MountAttrFlags) -> R
     make().with_context(|| format!("make the container's {kind}"))
 }
 
-fn attach_to(mount: &OwnedFd, at: &OwnedFd) -> rustix::io::Result<()> {
+pub(crate) fn attach_to(mount: &OwnedFd, at: &OwnedFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", at, "", flags)
 }
@@ -152,23 +150,6 @@ impl Root {
         let at = target::open(&self.0, "proc/sys/kernel/random/boot_id").context("find the boot id")?;
         attach_to(&tree, &at).context("mount the boot id")?;
         rustix::fs::unlinkat(&self.0, FILE, rustix::fs::AtFlags::empty()).context("hide the boot id")
-    }
-
-    fn extra_mounts(&self, spec: &ContainerSpec) -> Result<()> {
-        for (index, mount) in spec.mounts.iter().enumerate() {
-            let tree = match clone(stage_name(index)) {
-                // Left out by the stage: its source is missing and it is not required.
-                Err(Errno::NOENT) => continue,
-                other => other.with_context(|| format!("take {}", mount.source.display()))?,
-            };
-            let stat = rustix::fs::statat(&tree, "", rustix::fs::AtFlags::EMPTY_PATH).context("look at a mount")?;
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-                self.attach(&tree, mount.target.trim_matches('/'))?;
-            } else {
-                self.attach_file(&tree, mount.target.trim_matches('/'))?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes the console a terminal of the container's own devpts.

@@ -1,18 +1,17 @@
 //! The container's view of the file system.
 //!
-//! In two steps. The monitor, as the host's root, lays out the trees that come from the host in a mount namespace
+//! In two steps. The monitor, as the host's root, lays out the root that comes from the host in a mount namespace
 //! of the host's making ([`stage`]). The container's first process takes a copy of that namespace: as the copy
 //! belongs to another user namespace, the kernel locks the flags `nodev` and `ro` on these mounts for good, which
-//! it does not do for a mount that is merely handed over. From the copy it builds its root ([`inside`]).
+//! it does not do for a mount that is merely handed over. From the copy it builds its root ([`inside`]). Devices
+//! go the same way, see [`crate::devices`].
 
 pub(crate) mod inside;
 pub(crate) mod stage;
-mod target;
+pub(crate) mod target;
+mod tree;
+
+pub(crate) use tree::Tree;
 
 /// Name of the root in the stage directory.
 const ROOT: &str = "root";
-
-/// Name of the mount number `index` in the stage directory.
-fn stage_name(index: usize) -> String {
-    format!("mount{index}")
-}

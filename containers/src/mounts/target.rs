@@ -11,13 +11,13 @@ const DEPTH_MAX: usize = 64;
 
 /// Opens `path` below `root` (`O_PATH`). Links are followed as inside the container, so none leads out; magic links
 /// are refused.
-pub(super) fn open(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     Ok(openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
 /// Opens the directory `path` below `root` and makes what is missing of it.
-pub(super) fn directory(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn directory(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let root = root.as_fd();
     match open(root, path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -42,7 +42,7 @@ pub(super) fn directory(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
 }
 
 /// Opens the file `path` below `root` and makes it, with the directories to it, if it is missing.
-pub(super) fn file(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn file(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let root = root.as_fd();
     match open(root, path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

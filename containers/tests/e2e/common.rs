@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use berth_containers::spec::{ContainerSpec, IdMap, Limits};
+use berth_containers::spec::{ContainerSpec, IdMap, Limits, Mount, Propagation};
 use berth_guest::protocol::{ExecSpec, WindowSize};
 use berth_supervisor::handshake::{PROTOCOL_VERSION, Proceed, Progress, Start};
 use berth_supervisor::protocol::{Event, Exit, Reply, Request};
@@ -81,10 +81,26 @@ impl Place {
             init: vec!["/sbin/init".into()],
             env: BTreeMap::new(),
             limits: Limits::default(),
-            mounts: Vec::new(),
+            rlimits: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            proxies: BTreeMap::new(),
+            sysctls: BTreeMap::new(),
             nesting: false,
             console_log: self.path().join("console.log"),
         }
+    }
+}
+
+/// A plain mount.
+pub fn mount(source: &Path, target: &str) -> Mount {
+    Mount {
+        source: source.to_owned(),
+        target: target.into(),
+        readonly: false,
+        recursive: false,
+        propagation: Propagation::Private,
+        shift: false,
+        required: true,
     }
 }
 
@@ -176,6 +192,15 @@ impl Running {
         let connection = self.connect();
         connection.send(request, &[]).unwrap();
         connection.recv().unwrap().unwrap()
+    }
+
+    /// Changes it to `spec`.
+    pub fn change(&self, spec: &ContainerSpec) -> Result<(), String> {
+        match self.ask(&Request::Change(serde_json::to_value(spec).unwrap())) {
+            (Reply::Done, _) => Ok(()),
+            (Reply::Refused { message, .. }, _) => Err(message),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn exec_spec(&self, command: &[&str]) -> ExecSpec {

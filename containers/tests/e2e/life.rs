@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use berth_containers::spec::{CpuAllowance, CpuLimit, Limits, Mount};
+use berth_containers::spec::{CpuAllowance, CpuLimit, Limits, MemoryLimit};
 use berth_guest::protocol::WindowSize;
 use berth_supervisor::console::LOG_SIZE;
 use berth_supervisor::protocol::{Event, ExitReason, Input, RefusalKind, Reply, Request, RunState};
@@ -142,11 +142,12 @@ fn limits_reach_the_cgroups() {
     let place = Place::new();
     let mut spec = place.spec();
     spec.limits = Limits {
-        memory: Some(64 << 20),
+        memory: Some(MemoryLimit::Hard(64 << 20)),
         swap: Some(false),
         cpus: Some(CpuLimit::Count(1)),
         cpu_allowance: Some(CpuAllowance::Quota { quota_us: 90_000, period_us: 100_000 }),
         processes: Some(100),
+        ..Limits::default()
     };
     let container = Running::start_spec(&place, spec);
     let read = |controller: &str, one: &str, two: &str| {
@@ -219,37 +220,4 @@ fn the_console_has_one_client_and_a_log() {
     drop(connection);
     assert!(fs::read_to_string(&container.spec.console_log).unwrap().contains("s2e"));
     assert!(fs::metadata(&container.spec.console_log).unwrap().len() < LOG_SIZE);
-}
-
-#[test]
-fn mounts_are_made_shifted_and_kept_as_told() {
-    let place = Place::new();
-    let shared = place.path().join("shared");
-    fs::create_dir(&shared).unwrap();
-    fs::write(shared.join("file"), "text").unwrap();
-    let mut spec = place.spec();
-    let mount = Mount {
-        source: shared.clone(),
-        target: "/mnt/plain".into(),
-        readonly: false,
-        recursive: false,
-        shift: false,
-        required: true,
-    };
-    spec.mounts = vec![
-        mount.clone(),
-        Mount { target: "/mnt/shifted".into(), shift: true, ..mount.clone() },
-        Mount { target: "/mnt/readonly".into(), shift: true, readonly: true, ..mount.clone() },
-        Mount { target: "/etc/file".into(), source: shared.join("file"), ..mount.clone() },
-        Mount { source: place.path().join("none"), required: false, ..mount.clone() },
-    ];
-    let container = Running::start_spec(&place, spec.clone());
-    assert_eq!(container.text("stat -c %u /mnt/plain/file /mnt/shifted/file"), "65534\n0");
-    assert_eq!(container.text("echo new > /mnt/shifted/new; cat /etc/file"), "text");
-    assert_eq!(fs::read_to_string(shared.join("new")).unwrap(), "new\n");
-    assert_ne!(container.sh("echo x > /mnt/readonly/x").status, 0);
-    container.kill();
-    spec.mounts.push(Mount { source: place.path().join("none"), ..mount });
-    let message = Starting::new(&place, spec).created().unwrap_err();
-    assert!(message.contains("none"), "{message}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use berth_containers::spec::{Limits, Mount};
+use berth_containers::spec::{Device, Limits, MemoryLimit, Mount};
 
 use crate::common::*;
 
@@ -72,7 +72,7 @@ fn file_systems_of_the_host_cannot_be_mounted() {
 fn limits_cannot_be_raised_from_inside() {
     let place = Place::new();
     let mut spec = place.spec();
-    spec.limits = Limits { memory: Some(256 << 20), processes: Some(200), ..Limits::default() };
+    spec.limits = Limits { memory: Some(MemoryLimit::Hard(256 << 20)), processes: Some(200), ..Limits::default() };
     let container = Running::start_spec(&place, spec);
     for controller in ["memory", "pids", "cpu", "cpuset", "freezer", "devices", "systemd"] {
         let script = format!("mkdir -p /tmp/cg; mount -t cgroup -o {controller} none /tmp/cg");
@@ -118,18 +118,18 @@ fn flags_of_mounts_from_the_host_are_locked() {
     .unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
     let mut spec = place.spec();
-    spec.mounts = vec![Mount {
-        source: shared.clone(),
-        target: "/mnt".into(),
-        readonly: true,
-        recursive: false,
-        shift: true,
-        required: true,
-    }];
-    let container = Running::start_spec(&place, spec);
+    let readonly = |target: &str| Device::Mount(Mount { readonly: true, shift: true, ..mount(&shared, target) });
+    spec.devices.insert("early".into(), readonly("/mnt"));
+    let container = Running::start_spec(&place, spec.clone());
+    spec.devices.insert("late".into(), readonly("/srv"));
+    container.change(&spec).unwrap();
     assert_all_refused(
         &container,
         &[
+            "mount -o remount,bind,rw /srv",
+            "mount -o remount,rw /srv && echo x > /srv/x",
+            "mount --bind /srv /tmp && mount -o remount,bind,rw /tmp",
+            "echo x > /srv/file",
             "echo x > /node",
             "mount -o remount,bind,dev / && echo x > /node",
             "mount -o remount,dev / && echo x > /node",

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use berth_containers::spec::{ContainerSpec, CpuAllowance, CpuLimit, IdMap, Limits, Mount};
+use berth_containers::spec::{ContainerSpec, IdMap};
 use berth_guest::protocol::{ExecSpec, GuestState};
 use berth_images::Progress;
 use berth_supervisor::protocol::{Reply, Request};
@@ -17,13 +17,15 @@ use super::supervised::{self, Conversation, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision};
 use crate::error::{Error, Result};
 use crate::idmap::RANGE;
-use crate::keys::{Allowance, Cpus};
 use crate::nics::Nics;
 use crate::plan::Plan;
 use crate::sys;
 
 /// Directory of a container's volume that becomes its root.
 const ROOTFS: &str = "rootfs";
+
+/// How long a change of a running container may take. Its own file systems may hold it up, as long as it likes.
+const CHANGE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// See the module's text.
 pub(crate) struct ContainerDriver {
@@ -53,6 +55,7 @@ impl Driver for ContainerDriver {
         if saved.is_some() {
             return Err(cannot_save());
         }
+        load_modules(&plan.modules).await?;
         let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
         let (launch, created) = Launch::begin(&self.program, "monitor", place, spec(plan)?, &[]).await?;
         let netns = created.netns.ok_or_else(|| Error::Runtime("the monitor sent no network namespace".to_owned()))?;
@@ -111,6 +114,21 @@ impl Driver for ContainerDriver {
 
     async fn shutdown(&self, run_dir: &Path) -> Result<()> {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
+    }
+
+    async fn change(&self, plan: &Plan) -> Result<()> {
+        load_modules(&plan.modules).await?;
+        let spec =
+            serde_json::to_value(spec(plan)?).map_err(|e| Error::Runtime(format!("write a specification: {e}")))?;
+        let request = Request::Change(spec);
+        let change = supervised::ask(&plan.places.run_dir, &request);
+        match tokio::time::timeout(CHANGE_TIME, change).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(Error::Runtime(format!(
+                "changing the devices of instance \"{}\" took too long and was given up; does a file system inside hang?",
+                plan.name
+            ))),
+        }
     }
 
     async fn clean_up(&self, uuid: &str) -> Result<()> {
@@ -187,6 +205,25 @@ async fn follow(
     }
 }
 
+/// Loads kernel modules into the host, those that are not there.
+async fn load_modules(names: &[String]) -> Result<()> {
+    for name in names {
+        // Modules that are built in are there too; the kernel writes no hyphens.
+        if Path::new("/sys/module").join(name.replace('-', "_")).exists() {
+            continue;
+        }
+        let output = Command::new("modprobe").arg("--").arg(name).stdin(std::process::Stdio::null()).output().await;
+        let output = output.map_err(Error::io(format!("run modprobe for the kernel module \"{name}\"")))?;
+        if !output.status.success() {
+            return Err(Error::Runtime(format!(
+                "linux.kernel_modules: this host cannot load \"{name}\": {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn spec(plan: &Plan) -> Result<ContainerSpec> {
     let base = plan.idmap_base.ok_or_else(|| Error::Runtime(format!("instance \"{}\" has no id range", plan.name)))?;
     let mut env = plan.env.clone();
@@ -199,31 +236,11 @@ fn spec(plan: &Plan) -> Result<ContainerSpec> {
         idmap: IdMap { base, size: RANGE },
         init: vec!["/sbin/init".to_owned()],
         env,
-        limits: Limits {
-            memory: plan.memory,
-            swap: plan.swap,
-            cpus: plan.cpus.clone().map(|cpus| match cpus {
-                Cpus::Count(count) => CpuLimit::Count(count),
-                Cpus::Set(set) => CpuLimit::Set(set),
-            }),
-            cpu_allowance: plan.allowance.map(|allowance| match allowance {
-                Allowance::Percent(percent) => CpuAllowance::Shares(percent * 1024 / 100),
-                Allowance::Quota { quota, period } => CpuAllowance::Quota { quota_us: quota, period_us: period },
-            }),
-            processes: plan.processes,
-        },
-        mounts: plan
-            .mounts
-            .iter()
-            .map(|mount| Mount {
-                source: mount.source.clone(),
-                target: mount.path.clone(),
-                readonly: mount.readonly,
-                recursive: mount.recursive,
-                shift: mount.shift,
-                required: mount.required,
-            })
-            .collect(),
+        limits: plan.limits.clone(),
+        rlimits: plan.rlimits.clone(),
+        devices: plan.devices.clone(),
+        proxies: plan.proxies.clone(),
+        sysctls: plan.sysctls.clone(),
         nesting: plan.nesting,
         console_log: plan.places.console_log(),
     })

@@ -90,8 +90,8 @@ pub(crate) struct Started {
 /// A kind of instance. Implementations keep no state of their own: all that lasts is in the run directory, so a
 /// new daemon continues where the old one ended.
 ///
-/// The owner of the instance (one task) calls `provision` once, then `start` only while no supervisor lives, and
-/// `clean_up` after a supervisor ended. The other calls may come at any time from any task while it runs.
+/// The owner of the instance (one task) calls `provision` once, then `start` only while no supervisor lives, `change` only
+/// while one does, and `clean_up` after it ended. The other calls may come at any time from any task while it runs.
 #[async_trait]
 pub(crate) trait Driver: Send + Sync {
     /// Fills the empty directory `volume` of a new instance from the plan's image.
@@ -121,6 +121,9 @@ pub(crate) trait Driver: Send + Sync {
 
     /// Asks the guest for a clean shutdown.
     async fn shutdown(&self, run_dir: &Path) -> Result<()>;
+
+    /// Brings a running instance to `plan`, as far as its kind can while it runs: all of that or, on an error, nothing.
+    async fn change(&self, plan: &Plan) -> Result<()>;
 
     /// Removes what a supervisor that was killed could not remove itself. Harmless if there is nothing.
     async fn clean_up(&self, uuid: &str) -> Result<()>;

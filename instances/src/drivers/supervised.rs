@@ -222,6 +222,12 @@ pub(crate) fn out_of_turn(reply: &Reply) -> Error {
     Error::Runtime(format!("the supervisor answered {reply:?} out of turn"))
 }
 
+/// The network namespace of a container.
+pub(crate) async fn network(run_dir: &Path) -> Result<OwnedFd> {
+    let (reply, fds) = Conversation::open(run_dir, &Request::Network, &[]).await?.answer().await?;
+    fds.into_iter().next().ok_or_else(|| out_of_turn(&reply))
+}
+
 /// Attaches to the console.
 pub(crate) async fn console(run_dir: &Path, force: bool) -> Result<ConsoleSession> {
     let conversation = Conversation::open(run_dir, &Request::Console { force }, &[]).await?;

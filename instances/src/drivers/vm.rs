@@ -190,6 +190,11 @@ impl Driver for VmDriver {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
     }
 
+    async fn change(&self, _plan: &Plan) -> Result<()> {
+        // All that may be changed takes effect at the next start.
+        Ok(())
+    }
+
     async fn clean_up(&self, _uuid: &str) -> Result<()> {
         // A VMM that was killed leaves nothing but its run directory: taps and memory go with the process.
         Ok(())

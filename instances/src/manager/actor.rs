@@ -11,14 +11,11 @@ use tokio::time::Instant;
 
 use super::live::{Heard, Live, Stopping};
 use super::{Answer, Command, Shared};
-use crate::devices;
 use crate::documents::{InstanceDoc, Phase, SnapshotDoc, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
 use crate::error::{Error, Result};
-use crate::keys;
-use crate::model::{Instance, StartFrom, Status, StopRequest, TroubleKind, Update};
-use crate::plan::{self, Places};
-use crate::projects::Change;
+use crate::model::{Instance, StartFrom, Status, StopRequest, TroubleKind};
+use crate::plan::Places;
 use crate::values::parse_bool;
 
 /// Why an instance last ended or did not start, if nobody asked for that.
@@ -79,7 +76,7 @@ impl Actor {
             Command::Unfreeze(answer) => reply(answer, self.pause(false).await),
             Command::Update { update, revision, answer } => reply(answer, self.update(*update, revision).await),
             Command::Rename { project, name, answer } => reply(answer, self.rename(project, name).await),
-            Command::Refresh(answer) => reply(answer, self.publish().await),
+            Command::Refresh(answer) => reply(answer, self.refresh().await),
             Command::Work(work) => self.do_work(*work).await,
             Command::Delete(answer) => {
                 let result = self.delete().await;
@@ -308,47 +305,12 @@ impl Actor {
         next
     }
 
-    async fn update(&mut self, update: Update, revision: Option<u64>) -> Result<()> {
-        let kind = self.document.kind;
-        let mut config = update.config;
-        config.retain(|key, _| !key.starts_with("volatile."));
-        keys::validate(&config, Some(kind)).map_err(Error::Invalid)?;
-        devices::parse_all(&update.devices, Some(kind)).map_err(Error::Invalid)?;
-        let expanded = self.shared.expanded(&self.project, &update.profiles, &config, &update.devices);
-        let (expanded_config, expanded_devices) = expanded.await?;
-        keys::validate(&expanded_config, Some(kind)).map_err(Error::Invalid)?;
-        let (pool, _) = plan::root_disk(&expanded_devices, kind).map_err(Error::Invalid)?;
-        if pool != self.document.pool {
-            return Err(Error::Invalid(format!(
-                "instance \"{}\" lives in pool \"{}\" and cannot be moved to \"{pool}\" by an edit",
-                self.name, self.document.pool
-            )));
-        }
-        self.shared.check_references(&self.project, &pool, &expanded_devices, kind).await?;
-        if self.live.is_some() && expanded_devices != self.view.borrow().expanded_devices {
-            return Err(Error::State(format!(
-                "devices of the running instance \"{}\" cannot be changed by this version; stop it first",
-                self.name
-            )));
-        }
-        let document = InstanceDoc {
-            config,
-            devices: update.devices,
-            profiles: update.profiles,
-            description: update.description,
-            ephemeral: update.ephemeral,
-            ..self.document.clone()
-        };
-        let (shared, project, name) = (self.shared.clone(), self.project.clone(), self.name.clone());
-        let change = Change::Instance { name: &name, kind, config: &expanded_config, devices: &expanded_devices };
-        let admission = shared.projects.admission(&project, change);
-        self.replace(document, revision.unwrap_or(self.revision), &admission).await?;
-        self.publish().await?;
-        self.emit("instance-updated");
-        Ok(())
-    }
-
-    async fn replace(&mut self, document: InstanceDoc, revision: u64, admission: &dyn Admission) -> Result<()> {
+    pub(super) async fn replace(
+        &mut self,
+        document: InstanceDoc,
+        revision: u64,
+        admission: &dyn Admission,
+    ) -> Result<()> {
         let key = instance_key(&self.project, &self.name);
         let txn = Txn::new().mod_rev(key.clone(), revision).write(doc::put(key, &document));
         match admitted(&*self.shared.store, &txn, admission, 0).await? {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::use_running::volume_kind;
 use super::{Instances, Shared};
-use crate::devices;
+use crate::devices::{self, Link};
 use crate::documents::{
     Claim, InstanceDoc, Phase, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
 };
@@ -177,12 +177,20 @@ impl Shared {
         self.pools.get(pool).await?;
         let owner = self.projects.owner(project, Feature::Networks).await?;
         for (device, nic) in plan::nics(devices, kind).map_err(Error::Invalid)? {
-            let network = self.networks.get(&owner, &nic.network).await?;
-            if !network.managed {
-                return Err(Error::Invalid(format!(
-                    "device \"{device}\": \"{}\" is not a managed network; this version attaches to managed bridges only",
-                    nic.network
-                )));
+            let network = self.networks.get(&owner, nic.link.name()).await?;
+            match nic.link {
+                Link::Network(name) if !network.managed => {
+                    return Err(Error::Invalid(format!(
+                        "device \"{device}\": \"{name}\" is not a managed network; say nictype=bridged parent={name}"
+                    )));
+                }
+                Link::Bridge(name) if network.kind != "bridge" => {
+                    return Err(Error::Invalid(format!(
+                        "device \"{device}\": \"{name}\" is a link of type {}, not a bridge",
+                        network.kind
+                    )));
+                }
+                _ => {}
             }
         }
         Ok(())

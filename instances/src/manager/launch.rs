@@ -9,7 +9,7 @@ use super::remove::remove_tree;
 use super::use_running::volume_kind;
 use crate::cloud_init;
 use crate::error::{Error, Result};
-use crate::model::{StartFrom, Status};
+use crate::model::{Instance, StartFrom, Status};
 use crate::nics::{self, Nics, host_name_key};
 use crate::plan::{Places, Plan};
 
@@ -55,12 +55,9 @@ impl Actor {
         self.save_volatile().await?;
         self.show();
         let instance = self.view.borrow().clone();
-        let places = self.places();
-        make_directories(&places).await?;
-        let kind = volume_kind(instance.kind);
-        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume).await?;
-        let saved = self.saved(from, &volume).await?;
-        let plan = Plan::new(&instance, places, volume).map_err(Error::Invalid)?;
+        make_directories(&self.places()).await?;
+        let plan = self.plan(&instance).await?;
+        let saved = self.saved(from, &plan.volume).await?;
         let shared = self.shared.clone();
         let mut network = Nics::wanted(&shared.networks, &instance)?;
         let made = self.driver().start(&plan, &mut network, saved.as_deref()).await;
@@ -76,6 +73,14 @@ impl Actor {
             self.forget(saved).await;
         }
         Ok(Live::new(started))
+    }
+
+    /// What `instance`, which is this one at some moment, means on this host.
+    pub(super) async fn plan(&self, instance: &Instance) -> Result<Plan> {
+        let kind = volume_kind(instance.kind);
+        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume).await?;
+        let volumes = self.shared.volume_paths(&self.project, instance).await?;
+        Plan::new(instance, self.places(), volume, &volumes).map_err(Error::Invalid)
     }
 
     /// Removes everything that belongs to one run of the instance.

@@ -4,11 +4,13 @@
 //! commands. What only talks to a running instance (exec, console, files, state) does not go through the owner.
 
 mod actor;
+mod change;
 mod create;
 mod launch;
 mod lend;
 mod live;
 mod open;
+mod profile_edits;
 mod refresh;
 mod remove;
 mod rename;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use berth_store::doc;
 use berth_supervisor::record::{self, Identity};
@@ -94,11 +95,13 @@ impl Instances {
         let instances = self.clone();
         tokio::spawn(async move {
             for instance in wanted {
+                let delay = instance.expanded_config.get("boot.autostart.delay").and_then(|d| d.parse().ok());
                 let from = if instance.stateful { StartFrom::Saved } else { StartFrom::Boot };
                 if let Err(e) = instances.start(&instance.project, &instance.name, from).await {
                     let message = format!("it could not be started with the daemon: {e}");
                     instances.shared.trouble(TroubleKind::Autostart, &instance.project, &instance.name, message);
                 }
+                tokio::time::sleep(Duration::from_secs(delay.unwrap_or(0))).await;
             }
         });
     }

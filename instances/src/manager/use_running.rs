@@ -1,4 +1,4 @@
-//! What is done with an instance without changing it, and work on profiles.
+//! What is done with an instance without changing it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,14 +7,12 @@ use berth_containers::spec::IdMap;
 use berth_guest::client;
 use berth_guest::protocol::{ExecSpec, FileRequest};
 use berth_storage::VolumeKind;
-use tokio::sync::oneshot;
 
-use super::{Command, Instances};
+use super::Instances;
 use crate::drivers::{ConsoleSession, ExecSession, FilesTarget, supervised};
 use crate::error::{Error, Result};
-use crate::model::{Config, Devices, Instance, Kind, StateReport, Status};
+use crate::model::{Instance, Kind, StateReport, Status};
 use crate::nics::host_name_key;
-use crate::projects::Feature;
 
 impl Instances {
     /// Runs a program in a running instance.
@@ -101,62 +99,6 @@ impl Instances {
         } else {
             Err(Error::State(format!("instance \"{name}\" is not running; start it first")))
         }
-    }
-
-    /// Makes a profile.
-    pub async fn create_profile(
-        &self,
-        project: &str,
-        name: &str,
-        description: String,
-        config: Config,
-        devices: Devices,
-    ) -> Result<()> {
-        self.shared.profiles.create(project, name, description, config, devices).await
-    }
-
-    /// Changes a profile; instances that use it see the change.
-    pub async fn update_profile(
-        &self,
-        project: &str,
-        name: &str,
-        description: String,
-        config: Config,
-        devices: Devices,
-        revision: u64,
-    ) -> Result<()> {
-        self.shared.profiles.update(project, name, description, config, devices, revision).await?;
-        let owner = self.shared.projects.owner(project, Feature::Profiles).await?;
-        for instance in self.list(None) {
-            let uses = instance.profiles.iter().any(|p| p == name)
-                && self.shared.projects.owner(&instance.project, Feature::Profiles).await? == owner;
-            if uses {
-                self.refresh(&instance).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn refresh(&self, instance: &Instance) {
-        let Ok(handle) = self.handle(&instance.project, &instance.name) else { return };
-        let (answer, result) = oneshot::channel();
-        // An instance that is deleted meanwhile needs no refreshing; one that waits for its guest to stop answers
-        // at once.
-        if handle.commands.send(Command::Refresh(answer)).await.is_ok()
-            && let Ok(Err(e)) = result.await
-        {
-            tracing::warn!(instance = %instance.name, "cannot apply the changed profile: {e}");
-        }
-    }
-
-    /// Renames a profile that no instance uses.
-    pub async fn rename_profile(&self, project: &str, name: &str, new_name: &str) -> Result<()> {
-        self.shared.profiles.rename(project, name, new_name).await
-    }
-
-    /// Deletes a profile that no instance uses.
-    pub async fn delete_profile(&self, project: &str, name: &str) -> Result<()> {
-        self.shared.profiles.delete(project, name).await
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::config;
 use crate::devices::{self, Device};
-use crate::keys::{self, Cpus};
+use berth_containers::spec::CpuLimit;
+
+use crate::keys;
 use crate::model::{Config, Devices, Kind};
 use crate::values::parse_size;
 
@@ -77,8 +79,8 @@ impl Member {
             Resource::VirtualMachines => counts(self.kind == Kind::VirtualMachine),
             Resource::Networks => counts(false),
             Resource::Cpu => match set("limits.cpu").map(keys::cpus).transpose()? {
-                Some(Cpus::Count(count)) => Ok(Some(u64::from(count))),
-                Some(Cpus::Set(set)) => Err(format!("limits.cpu must be a number of CPUs, not the set \"{set}\"")),
+                Some(CpuLimit::Count(count)) => Ok(Some(u64::from(count))),
+                Some(CpuLimit::Set(set)) => Err(format!("limits.cpu must be a number of CPUs, not the set \"{set}\"")),
                 None => Ok(None),
             },
             Resource::Memory => match set("limits.memory") {

@@ -258,6 +258,9 @@ impl<G: Guest> Supervisor<G> {
                 RefusalKind::NotSupported,
                 "a virtual machine serves this through its agent; ask that over vsock",
             ),
+            Request::Network | Request::Change(_) => {
+                self.connections.refuse(id, RefusalKind::NotSupported, "only containers have this")
+            }
         }
         None
     }

@@ -1,16 +1,24 @@
 //! What the daemon hands to `berth-container monitor`.
 
+mod device;
+mod limits;
+mod proxy;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use device::{Device, Mount, Node, NodeKind, NodeSource, Propagation};
+pub use limits::{CpuAllowance, CpuLimit, Limits, MemoryLimit, Rlimit};
+pub use proxy::{Address, Proxy, Side, SocketOwner};
+
 use crate::error::{Error, Result};
 
 /// Longest host name the kernel takes (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX: usize = 64;
-/// Most extra mounts; far above any sensible number of disk devices.
-const MOUNTS_MAX: usize = 512;
+/// Most devices; far above any sensible number.
+const DEVICES_MAX: usize = 512;
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,8 +39,14 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// What it may use.
     pub limits: Limits,
-    /// Further mounts, made in this order.
-    pub mounts: Vec<Mount>,
+    /// Limits of each of its processes by name, as in `nofile` (getrlimit(2)).
+    pub rlimits: BTreeMap<String, Rlimit>,
+    /// Its devices by name.
+    pub devices: BTreeMap<String, Device>,
+    /// Its proxies by name.
+    pub proxies: BTreeMap<String, Proxy>,
+    /// Kernel settings of its namespaces, as in `net.ipv4.ip_forward`.
+    pub sysctls: BTreeMap<String, String>,
     /// May run containers itself.
     pub nesting: bool,
     /// File the console is logged to.
@@ -46,63 +60,6 @@ pub struct IdMap {
     pub base: u32,
     /// How many.
     pub size: u32,
-}
-
-/// Limits; absent means the host's whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes of memory.
-    pub memory: Option<u64>,
-    /// Whether it may swap (it may, if absent).
-    pub swap: Option<bool>,
-    /// CPUs.
-    pub cpus: Option<CpuLimit>,
-    /// CPU time.
-    pub cpu_allowance: Option<CpuAllowance>,
-    /// Number of processes and threads.
-    pub processes: Option<u64>,
-}
-
-/// Which CPUs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CpuLimit {
-    /// So many, chosen among those with the fewest containers.
-    Count(u32),
-    /// These, as in `0-2,4`.
-    Set(String),
-}
-
-/// How much CPU time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CpuAllowance {
-    /// Share under contention; 1024 is an ordinary container's, as cgroup v1 counts.
-    Shares(u32),
-    /// Hard limit.
-    Quota {
-        /// Microseconds of CPU time in each period.
-        quota_us: u64,
-        /// Length of the period in microseconds.
-        period_us: u64,
-    },
-}
-
-/// A file or directory of the host inside the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Path on the host.
-    pub source: PathBuf,
-    /// Path inside; made if it is missing.
-    pub target: String,
-    /// Not writable inside.
-    pub readonly: bool,
-    /// With what is mounted below the source.
-    pub recursive: bool,
-    /// Show the source's ids as they are instead of as nobody's.
-    pub shift: bool,
-    /// The container does not start without it.
-    pub required: bool,
 }
 
 impl ContainerSpec {
@@ -119,13 +76,14 @@ impl ContainerSpec {
         if !self.rootfs.is_absolute() {
             return Err(spec(format!("the root {} is not absolute", self.rootfs.display())));
         }
-        if self.mounts.len() > MOUNTS_MAX {
-            return Err(spec(format!("{} mounts are over the limit of {MOUNTS_MAX}", self.mounts.len())));
+        if self.devices.len() + self.proxies.len() > DEVICES_MAX {
+            return Err(spec(format!("{} devices are over the limit of {DEVICES_MAX}", self.devices.len())));
         }
-        for mount in &self.mounts {
-            if mount.target.trim_matches('/').is_empty() {
-                return Err(spec(format!("{} cannot be mounted over the root", mount.source.display())));
-            }
+        for (name, proxy) in &self.proxies {
+            proxy.check().map_err(|reason| spec(format!("device \"{name}\": {reason}")))?;
+        }
+        for (name, device) in &self.devices {
+            device.check().map_err(|reason| spec(format!("device \"{name}\": {reason}")))?;
         }
         Ok(())
     }
@@ -134,6 +92,11 @@ impl ContainerSpec {
 impl IdMap {
     /// Host ids below this belong to the host's own users.
     pub const LOWEST: u32 = 65536;
+
+    /// The host's id for `id` inside.
+    pub fn host(self, id: u32) -> Option<u32> {
+        (id < self.size).then(|| self.base + id)
+    }
 
     /// Refuses a map that reaches into the host's own ids.
     pub fn check(self) -> Result<()> {
