@@ -174,10 +174,14 @@ fn helper(name: &str) -> PathBuf {
     place
 }
 
-/// Beside the daemon if it is there, or else where it belongs when installed.
+/// Beside the daemon or where it belongs when installed, whichever is there; if neither is, beside the daemon.
 fn place_of(name: &str) -> PathBuf {
+    let installed = Path::new(LIBEXEC).join(name);
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(name)));
-    beside.filter(|beside| beside.exists()).unwrap_or_else(|| Path::new(LIBEXEC).join(name))
+    match beside {
+        Some(beside) if beside.exists() || !installed.exists() => beside,
+        _ => installed,
+    }
 }
 
 /// Waits for a signal to stop and gives its name.
