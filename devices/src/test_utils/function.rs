@@ -1,17 +1,14 @@
 //! A virtio device behind its PCI function, whose state is saved and restored.
 
-use std::time::{Duration, Instant};
-
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{DriverQueue, FakeKicks, FakeMsix, memory, wait_for};
+use super::{DriverQueue, FakeKicks, FakeMsix, memory};
 use crate::Memory;
 use crate::pci::{MsixBackend, PciDevice, msix};
 use crate::saved::{Sections, StateError};
 use crate::virtio::state::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET};
 use crate::virtio::{VirtioDevice, VirtioPci};
 
-const PATIENCE: Duration = Duration::from_secs(10);
 const BAR: u64 = 0x10_0000_0000;
 const NOTIFY: u64 = 0x3000;
 const TABLE: u64 = 0x4000;
@@ -86,14 +83,7 @@ impl Function {
 
     /// Waits for the next used element of queue `index`.
     pub fn wait_used(&mut self, index: usize) -> (u16, u32) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(used) = self.queues[index].used() {
-                return used;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(wait_for(&self.irqfds[index + 1], left), "the device did not use a buffer of queue {index}");
-        }
+        self.queues[index].wait_used(&self.irqfds[index + 1])
     }
 
     /// Makes a chain available, notifies, waits for it to be used; returns the length written.

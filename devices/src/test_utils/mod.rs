@@ -117,6 +117,7 @@ impl InterruptLine for FakeLine {
 
 /// The driver's end of one queue: rings at a fixed place of guest memory.
 pub struct DriverQueue {
+    index: u16,
     memory: Memory,
     base: u64,
     size: u16,
@@ -130,8 +131,16 @@ impl DriverQueue {
     pub fn new(memory: &Memory, index: u16, size: u16) -> Self {
         let base = 0x1000 + u64::from(index) * 0x1_0000;
         // Ask for every interrupt, whether by flag or by event index.
-        let this =
-            Self { memory: memory.clone(), base, size, next_descriptor: 0, available: 0, used: 0, kick: event_fd() };
+        let this = Self {
+            index,
+            memory: memory.clone(),
+            base,
+            size,
+            next_descriptor: 0,
+            available: 0,
+            used: 0,
+            kick: event_fd(),
+        };
         memory.write_slice(&vec![0; 0xc000], GuestAddress(base)).unwrap();
         this
     }
@@ -207,6 +216,19 @@ impl DriverQueue {
         self.memory.write_obj(self.used, GuestAddress(event_at)).unwrap();
         Some((head as u16, len))
     }
+
+    /// Waits for the next used element, which `interrupt` tells of.
+    pub fn wait_used(&mut self, interrupt: &EventFd) -> (u16, u32) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(used) = self.used() {
+                return used;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let queue = self.index;
+            assert!(wait_for(interrupt, left), "the device did not use a buffer of queue {queue}");
+        }
+    }
 }
 
 /// A machine with one active device, seen from its driver.
@@ -251,14 +273,7 @@ impl Driver {
 
     /// Waits for the next used element of queue `index`.
     pub fn wait_used(&mut self, index: usize) -> (u16, u32) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(used) = self.queues[index].used() {
-                return used;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(wait_for(&self.line.queues[index], left), "the device did not use a buffer of queue {index}");
-        }
+        self.queues[index].wait_used(&self.line.queues[index])
     }
 
     /// Makes a chain available on queue `index`, notifies, and waits for it to be used; returns the length written.
