@@ -4,6 +4,7 @@
 //! its profiles, and becomes a plan for one start; a driver of the instance's kind (`drivers/`) carries it out with a
 //! supervisor process that outlives this one. The state store keeps what is desired, run directories what is.
 
+mod blocking;
 mod cloud_init;
 pub mod devices;
 mod documents;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::supervised::{self, Conversation, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision};
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::idmap::RANGE;
 use crate::nics::Nics;
@@ -133,10 +134,11 @@ impl Driver for ContainerDriver {
 
     async fn clean_up(&self, uuid: &str) -> Result<()> {
         let uuid = uuid.to_owned();
-        tokio::task::spawn_blocking(move || berth_containers::clean_up(&uuid))
-            .await
-            .map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
-            .map_err(|e| Error::Runtime(format!("cannot remove what the monitor left: {e}")))
+        blocking(move || {
+            berth_containers::clean_up(&uuid)
+                .map_err(|e| Error::Runtime(format!("cannot remove what the monitor left: {e}")))
+        })
+        .await
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::saved;
 use super::supervised::{self, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision};
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::nics::{Nics, Tap};
 use crate::plan::Plan;
@@ -213,10 +214,6 @@ fn guest_error(e: client::ClientError) -> Error {
         client::ClientError::Guest(e) => Error::Guest(e),
         other => Error::Runtime(format!("the virtual machine's agent does not answer: {other}")),
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
 }
 
 /// What a machine begins with.

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::actor::Actor;
 use super::live::Live;
 use super::remove::remove_tree;
-use super::use_running::volume_kind;
 use crate::cloud_init;
 use crate::error::{Error, Result};
 use crate::model::{Instance, StartFrom, Status};
@@ -77,8 +76,7 @@ impl Actor {
 
     /// What `instance`, which is this one at some moment, means on this host.
     pub(super) async fn plan(&self, instance: &Instance) -> Result<Plan> {
-        let kind = volume_kind(instance.kind);
-        let volume = self.shared.pools.path(&self.document.pool, kind, &instance.volume).await?;
+        let volume = self.volume().await?;
         let volumes = self.shared.volume_paths(&self.project, instance).await?;
         Plan::new(instance, self.places(), volume, &volumes).map_err(Error::Invalid)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::actor::Actor;
 use super::use_running::volume_kind;
+use crate::blocking::blocking;
 use crate::drivers::saved;
 use crate::error::{Error, Result};
 use crate::model::{Kind, StartFrom};
@@ -57,7 +58,8 @@ impl Actor {
         Ok(())
     }
 
-    async fn volume(&self) -> Result<PathBuf> {
+    /// The directory of the volume.
+    pub(super) async fn volume(&self) -> Result<PathBuf> {
         let name = self.document.volume.simple().to_string();
         Ok(self.shared.pools.path(&self.document.pool, volume_kind(self.document.kind), &name).await?)
     }
@@ -106,8 +108,4 @@ impl Actor {
             self.name
         ))
     }
-}
-
-async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Runtime(format!("a task failed: {e}")))?
 }

@@ -35,13 +35,6 @@ async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
     Ok(envelope::tagged(convert::full(&instance, state), &tag))
 }
 
-fn check_put(put: &InstancePut) -> ApiResult<()> {
-    if !put.restore.is_empty() && put.stateful {
-        return Err(ApiError::invalid("snapshots hold no run state; restore the snapshot without \"stateful\""));
-    }
-    Ok(())
-}
-
 async fn replace(
     State(app): State<Shared>,
     prefix: Prefix,
@@ -57,7 +50,6 @@ async fn replace(
     if !put.restore.is_empty() {
         return snapshots::restore(app, &instance, put.restore, put.stateful, &caller).await;
     }
-    check_put(&put)?;
     let revision = headers.contains_key(http::header::IF_MATCH).then_some(instance.revision);
     let operations = app.operations.clone();
     let spec = operation("Updating instance", &project, &name, &caller);
@@ -78,8 +70,10 @@ async fn patch(
     let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
     let instance = prefix.find(&app, query.project(), &name)?;
     etag::check(&headers, &convert::etag(&instance))?;
-    let put = patched(&convert::put(&instance), &bytes)?;
-    check_put(&put)?;
+    let put: InstancePut = patched(&convert::put(&instance), &bytes)?;
+    if !put.restore.is_empty() && put.stateful {
+        return Err(ApiError::invalid("snapshots hold no run state; restore the snapshot without \"stateful\""));
+    }
     app.instances.update(query.project(), &name, convert::update(put), Some(instance.revision)).await?;
     Ok(envelope::empty())
 }
