@@ -9,16 +9,20 @@ use crate::worker::{ThreadKind, ThreadSetup};
 
 /// A set-up that kills the test's process when a thread makes a system call that is not on its kind's list.
 pub fn confined() -> ThreadSetup {
-    bound_arenas();
+    settle_allocator();
     Arc::new(|kind| apply_filter(program(kind)).map_err(io::Error::other))
 }
 
-/// Before its ninth arena the allocator opens a file of `/sys` to count the CPUs, on whatever thread that happens, unless
-/// it is told how many it may have.
-fn bound_arenas() {
+/// Keeps the C library's allocator from opening files on whatever thread comes to it: one of `/sys`, to count the CPUs
+/// before its ninth arena, and `/proc/sys/vm/overcommit_memory`, before it first gives back the free end of an arena.
+fn settle_allocator() {
     static ONCE: Once = Once::new();
-    // SAFETY: sets a number in the allocator, which takes its own lock for that.
-    ONCE.call_once(|| assert_eq!(unsafe { libc::mallopt(libc::M_ARENA_MAX, 8) }, 1));
+    ONCE.call_once(|| {
+        for (option, value) in [(libc::M_ARENA_MAX, 8), (libc::M_TRIM_THRESHOLD, libc::c_int::MAX)] {
+            // SAFETY: sets a number in the allocator, which takes its own lock for that.
+            assert_eq!(unsafe { libc::mallopt(option, value) }, 1, "the allocator refuses option {option}");
+        }
+    });
 }
 
 fn program(kind: ThreadKind) -> &'static BpfProgram {
