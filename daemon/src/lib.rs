@@ -7,6 +7,7 @@ pub mod app;
 pub mod client;
 mod convert;
 pub mod events;
+mod guest_api;
 pub mod http;
 pub mod operations;
 mod routes;

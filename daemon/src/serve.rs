@@ -16,13 +16,14 @@ use berth_storage::Pools;
 use berth_store::Store;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::broadcast,
+    sync::{broadcast, mpsc},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     events::Events,
+    guest_api,
     operations::Operations,
     routes,
     server::{Gate, Server},
@@ -125,6 +126,7 @@ async fn open(
     for kind in [warnings::Kind::Autostart, warnings::Kind::Leftover] {
         warnings.resolve_all(kind).await.context("cannot keep the warnings of instances")?;
     }
+    let (doors, opened) = mpsc::unbounded_channel();
     let (troubles, told) = broadcast::channel(TROUBLES);
     tokio::spawn(warnings.clone().follow_instances(told));
     let instances = Instances::open(Deps {
@@ -135,11 +137,12 @@ async fn open(
         dir: dir.clone(),
         helpers,
         troubles,
+        doors,
     })
     .await
     .context("cannot open the instances")?;
     let operations = Operations::new(events.clone());
-    Ok(Arc::new(App {
+    let app = Arc::new(App {
         began: Instant::now(),
         dir,
         store,
@@ -152,7 +155,9 @@ async fn open(
         operations,
         events,
         stop,
-    }))
+    });
+    tokio::spawn(guest_api::serve(app.clone(), opened));
+    Ok(app)
 }
 
 /// The data directory, made if it is not there. Others may pass through it to volumes, not read it.

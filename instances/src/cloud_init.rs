@@ -53,13 +53,21 @@ pub(crate) fn renew(volatile: &mut Config, uuid: Uuid, name: &str, config: &Conf
     }
 }
 
+/// Which instance it is; `None` before its first start.
+pub(crate) fn meta_data(volatile: &Config, name: &str, config: &Config) -> Option<String> {
+    let id = volatile.get(INSTANCE_ID)?;
+    let more = config.get("user.meta-data").map(String::as_str).unwrap_or_default();
+    Some(format!("instance-id: {id}\nlocal-hostname: {name}\n{more}"))
+}
+
 /// The files of the data source NoCloud, by name; `None` if nobody waits for them.
 pub(crate) fn files(volatile: &Config, name: &str, config: &Config) -> Option<Vec<(&'static str, String)>> {
-    let id = volatile.get(INSTANCE_ID).filter(|_| wanted(config))?;
-    let more = config.get("user.meta-data").map(String::as_str).unwrap_or_default();
+    if !wanted(config) {
+        return None;
+    }
     let text = |key: &str| value(config, key).unwrap_or(NOTHING).to_owned();
     let mut files = vec![
-        ("meta-data", format!("instance-id: {id}\nlocal-hostname: {name}\n{more}")),
+        ("meta-data", meta_data(volatile, name, config)?),
         ("user-data", text("user-data")),
         ("vendor-data", text("vendor-data")),
     ];

@@ -7,6 +7,7 @@
 mod blocking;
 mod cloud_init;
 pub mod devices;
+mod devlxd;
 mod documents;
 mod drivers;
 mod error;
@@ -25,6 +26,7 @@ mod sys;
 mod timer;
 mod values;
 
+pub use devlxd::Door;
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
 pub use manager::{Deps, Instances, Loan};

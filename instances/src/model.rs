@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::cloud_init;
+
 /// Configuration keys and their values.
 pub type Config = BTreeMap<String, String>;
 /// Devices by name, each with its keys.
@@ -108,6 +110,11 @@ impl Instance {
     /// Expanded configuration with the volatile keys.
     pub fn full_expanded_config(&self) -> Config {
         merge(&self.expanded_config, &self.volatile)
+    }
+
+    /// Which instance it is, as its cloud-init is told; `None` before its first start.
+    pub fn meta_data(&self) -> Option<String> {
+        cloud_init::meta_data(&self.volatile, &self.name, &self.expanded_config)
     }
 
     /// Whether programs can be run in it now.

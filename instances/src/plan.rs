@@ -35,6 +35,11 @@ impl Places {
     pub(crate) fn console_log(&self) -> PathBuf {
         self.log_dir.join("console.log")
     }
+
+    /// What a container sees as `/dev/lxd`; not there if it is to see none.
+    pub(crate) fn devlxd(&self) -> PathBuf {
+        self.run_dir.join("devlxd")
+    }
 }
 
 /// See the module's text.

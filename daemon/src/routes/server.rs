@@ -19,6 +19,7 @@ const API_VERSION: &str = "5.0.2";
 const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
+    "cloud_init",
     "console",
     "container_copy_project",
     "container_disk_shift",
@@ -31,6 +32,7 @@ const EXTENSIONS: &[&str] = &[
     "container_mount_propagation",
     "container_only_migration",
     "container_protection_shift",
+    "devlxd_events",
     "directory_manipulation",
     "entity_description",
     "etag",
@@ -87,6 +89,7 @@ const EXTENSIONS: &[&str] = &[
     "proxy_unix_dac_properties",
     "resources",
     "resources_v2",
+    "restrict_devlxd",
     "server_instance_driver_operational",
     "server_supported_storage_drivers",
     "snapshot_expiry",

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use berth_containers::spec::{ContainerSpec, IdMap};
+use berth_containers::spec::{ContainerSpec, Device, IdMap, Mount, Propagation};
 use berth_guest::protocol::{ExecSpec, GuestState};
 use berth_images::Progress;
 use berth_supervisor::protocol::{Reply, Request};
@@ -25,6 +25,8 @@ use crate::sys;
 /// Directory of a container's volume that becomes its root.
 const ROOTFS: &str = "rootfs";
 
+/// Where a container asks about itself; a name that no device of a user can have.
+const DEVLXD: &str = "/dev/lxd";
 /// How long a change of a running container may take. Its own file systems may hold it up, as long as it likes.
 const CHANGE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -226,8 +228,26 @@ async fn load_modules(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A directory of Berth's own in the container.
+fn built_in(source: PathBuf, target: &str) -> Mount {
+    Mount {
+        source,
+        target: target.to_owned(),
+        readonly: true,
+        recursive: false,
+        propagation: Propagation::Private,
+        shift: false,
+        required: true,
+    }
+}
+
 fn spec(plan: &Plan) -> Result<ContainerSpec> {
     let base = plan.idmap_base.ok_or_else(|| Error::Runtime(format!("instance \"{}\" has no id range", plan.name)))?;
+    let mut devices = plan.devices.clone();
+    let devlxd = plan.places.devlxd();
+    if devlxd.is_dir() {
+        devices.insert(DEVLXD.to_owned(), Device::Mount(built_in(devlxd, DEVLXD)));
+    }
     let mut env = plan.env.clone();
     env.insert("container".to_owned(), "lxc".to_owned());
     Ok(ContainerSpec {
@@ -240,7 +260,7 @@ fn spec(plan: &Plan) -> Result<ContainerSpec> {
         env,
         limits: plan.limits.clone(),
         rlimits: plan.rlimits.clone(),
-        devices: plan.devices.clone(),
+        devices,
         proxies: plan.proxies.clone(),
         sysctls: plan.sysctls.clone(),
         nesting: plan.nesting,

@@ -2,11 +2,13 @@
 
 use berth_store::ErrorKind;
 use jiff::Timestamp;
+use tokio_util::sync::DropGuard;
 
 use super::actor::Actor;
 use super::live::Live;
 use super::remove::remove_tree;
 use crate::cloud_init;
+use crate::devlxd;
 use crate::error::{Error, Result};
 use crate::model::{Instance, StartFrom, Status};
 use crate::nics::{self, Nics, host_name_key};
@@ -55,6 +57,7 @@ impl Actor {
         self.show();
         let instance = self.view.borrow().clone();
         make_directories(&self.places()).await?;
+        let door = self.make_door(&instance).await?;
         let plan = self.plan(&instance).await?;
         let saved = self.saved(from, &plan.volume).await?;
         let shared = self.shared.clone();
@@ -71,7 +74,24 @@ impl Actor {
         if let Some(saved) = saved {
             self.forget(saved).await;
         }
-        Ok(Live::new(started))
+        Ok(Live::new(started, door))
+    }
+
+    /// Makes the place where the instance asks about itself, if it is to have one.
+    async fn make_door(&self, instance: &Instance) -> Result<Option<DropGuard>> {
+        if !devlxd::wanted(instance.kind, &instance.expanded_config) {
+            return Ok(None);
+        }
+        let place = self.places().devlxd();
+        let mut builder = tokio::fs::DirBuilder::new();
+        // Its programs of all users look for the socket in it.
+        builder.mode(0o755);
+        builder.create(&place).await.map_err(Error::io(format!("make the directory {}", place.display())))?;
+        self.open_door().map(Some)
+    }
+
+    pub(super) fn open_door(&self) -> Result<DropGuard> {
+        devlxd::open(&self.places().devlxd(), &self.view.borrow(), &self.shared.doors)
     }
 
     /// What `instance`, which is this one at some moment, means on this host.

@@ -8,6 +8,7 @@ use berth_supervisor::protocol::{Event, Exit, ExitReason, Reply, RunState};
 use berth_supervisor::record::{self, Identity};
 use berth_supervisor::transport::AsyncEndpoint;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::Answer;
 use crate::drivers::Started;
@@ -26,6 +27,8 @@ pub(super) struct Live {
     pub stopping: Option<Stopping>,
     /// What the supervisor told as its last event.
     exit: Option<Exit>,
+    /// Closes the socket on which the instance asks about itself.
+    _door: Option<DropGuard>,
 }
 
 /// Those who wait for the end of an instance.
@@ -46,9 +49,10 @@ pub(super) enum Heard {
 }
 
 impl Live {
-    pub fn new(started: Started) -> Self {
+    pub fn new(started: Started, door: Option<DropGuard>) -> Self {
         let Started { identity, events, status } = started;
-        Self { identity, events, pid: status.pid, state: status.state, agent: status.agent, stopping: None, exit: None }
+        let (pid, state, agent) = (status.pid, status.state, status.agent);
+        Self { identity, events, pid, state, agent, stopping: None, exit: None, _door: door }
     }
 
     /// Waits for the supervisor to say something. Cancel safe.

@@ -33,6 +33,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 pub use self::lend::Loan;
 use self::snapshots::Work;
+use crate::devlxd::Door;
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
 use crate::model::{Instance, LifecycleEvent, StartFrom, StopRequest, Trouble, TroubleKind, Update};
@@ -57,6 +58,8 @@ pub struct Deps {
     pub helpers: Helpers,
     /// Is told what needs the administrator.
     pub troubles: broadcast::Sender<Trouble>,
+    /// Is handed the sockets on which instances ask about themselves.
+    pub doors: mpsc::UnboundedSender<Door>,
 }
 
 /// All instances of this host. Cheap to clone.
@@ -77,6 +80,7 @@ struct Shared {
     registry: Mutex<BTreeMap<(String, String), Handle>>,
     events: broadcast::Sender<LifecycleEvent>,
     troubles: broadcast::Sender<Trouble>,
+    doors: mpsc::UnboundedSender<Door>,
     /// Tells the scheduler that something changed.
     changed: Notify,
 }
@@ -128,6 +132,11 @@ impl Instances {
     /// One instance.
     pub fn get(&self, project: &str, name: &str) -> Result<Arc<Instance>> {
         Ok(self.handle(project, name)?.view.borrow().clone())
+    }
+
+    /// One instance, now and after each change.
+    pub fn watch(&self, project: &str, name: &str) -> Result<watch::Receiver<Arc<Instance>>> {
+        Ok(self.handle(project, name)?.view)
     }
 
     /// A made-up name that no instance of the project has now.
@@ -189,7 +198,7 @@ impl Instances {
     /// Waits until programs can be run in an instance: a container when it runs, a virtual machine when its agent
     /// is up. Fails if it stops before.
     pub async fn ready(&self, project: &str, name: &str) -> Result<()> {
-        let mut view = self.handle(project, name)?.view;
+        let mut view = self.watch(project, name)?;
         let ended = || Error::State(format!("instance \"{name}\" stopped before it was ready; its console tells why"));
         let instance =
             view.wait_for(|i| i.is_ready() || !(i.is_running() || i.status == crate::Status::Starting)).await;

@@ -31,7 +31,7 @@ impl Instances {
     /// Opens all instances: makes the default project and profile at first start, adopts what runs, removes what
     /// was half made, goes on with what was half deleted, and starts what should run.
     pub async fn open(deps: Deps) -> Result<Self> {
-        let Deps { store, pools, networks, images, dir, helpers, troubles } = deps;
+        let Deps { store, pools, networks, images, dir, helpers, troubles, doors } = deps;
         let projects = Projects::open(store.clone(), images.clone(), networks.clone()).await?;
         let network = networks.default_network();
         let profiles = Profiles::open(store.clone(), projects.clone(), DEFAULT_POOL, network.as_deref()).await?;
@@ -50,6 +50,7 @@ impl Instances {
             registry,
             events,
             troubles,
+            doors,
             changed: Notify::new(),
         });
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
@@ -125,7 +126,7 @@ impl Shared {
         let instance = doc::get::<InstanceDoc>(&*self.store, &instance_key(&project, &name)).await?.ok_or_else(gone)?;
         let volatile = doc::get::<VolatileDoc>(&*self.store, &volatile_key(instance.doc.uuid)).await?;
         let places = self.places(instance.doc.uuid);
-        let live = supervised::adopt(&places.run_dir).await?.map(Live::new);
+        let live = supervised::adopt(&places.run_dir).await?;
         let (sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let snapshots = self.snapshots(instance.doc.uuid).await?;
         let placeholder = watch::channel(Arc::new(placeholder(&project, &name, &instance.doc)));
@@ -139,10 +140,15 @@ impl Shared {
             snapshots,
             view: placeholder.0,
             commands,
-            live,
+            live: None,
             starting: false,
         };
         actor.publish().await?;
+        if let Some(started) = live {
+            let door = if places.devlxd().exists() { Some(actor.open_door()?) } else { None };
+            actor.live = Some(Live::new(started, door));
+            actor.show();
+        }
         let mut found = Found::AsLeft;
         if actor.live.is_none() {
             let ran = actor.volatile.values.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
