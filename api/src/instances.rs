@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, Devices, StatusCode, Time, is_false, or_default, snapshots::InstanceBackup};
+use crate::{Config, Devices, StatusCode, Time, is_false, or_default};
 pub use crate::{
     exec::*,
     snapshots::{
-        InstanceBackupPost, InstanceBackupsPost, InstanceSnapshot, InstanceSnapshotPost, InstanceSnapshotPut,
-        InstanceSnapshotsPost,
+        InstanceBackup, InstanceBackupPost, InstanceBackupsPost, InstanceSnapshot, InstanceSnapshotPost,
+        InstanceSnapshotPut, InstanceSnapshotsPost,
     },
     state::*,
 };

@@ -82,6 +82,10 @@ pub enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make an instance what it was at a snapshot
     Restore(snapshot::Restore),
+    /// Write an instance with its snapshots to a file
+    Export(backup::Export),
+    /// Make an instance of a file that was exported
+    Import(backup::Import),
     /// List instances
     #[command(visible_alias = "ls")]
     List(list::List),
@@ -145,6 +149,8 @@ impl Command {
             Self::Move(command) => command.run(context).await,
             Self::Snapshot(command) => command.run(context).await,
             Self::Restore(command) => command.run(context).await,
+            Self::Export(command) => command.run(context).await,
+            Self::Import(command) => command.run(context).await,
             Self::List(command) => command.run(context).await,
             Self::Info(command) => command.run(context).await,
             Self::Console(command) => command.run(context).await,

@@ -100,14 +100,14 @@ impl App {
                 tracing::warn!(%error, source, "the warnings of a deleted instance stay");
             }
             let requestor = self.operations.requestor("instances", &source);
-            // What happens to a snapshot is told of it, not of its instance.
-            let source = match event.context.get("snapshot") {
-                Some(snapshot) if event.action.starts_with("instance-snapshot-") => {
-                    let base = format!("/1.0/instances/{}/snapshots", query::encode_path(&event.name));
-                    query::url(&base, snapshot, &event.project)
-                }
-                _ => source,
+            // What happens to a snapshot or a backup is told of it, not of its instance.
+            let part = |kind: &str| {
+                let name =
+                    event.context.get(kind).filter(|_| event.action.starts_with(&format!("instance-{kind}-")))?;
+                let base = format!("/1.0/instances/{}/{kind}s", query::encode_path(&event.name));
+                Some(query::url(&base, name, &event.project))
             };
+            let source = part("snapshot").or_else(|| part("backup")).unwrap_or(source);
             self.events.lifecycle(Lifecycle {
                 action: event.action,
                 source,

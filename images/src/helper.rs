@@ -24,6 +24,8 @@ const STDERR_MAX: u64 = 4 << 10;
 pub const QUICK: Duration = Duration::from_secs(120);
 /// For jobs that unpack.
 pub const UNPACK: Duration = Duration::from_secs(3600);
+/// For backups, which may be as large as disks are.
+pub const BACKUP: Duration = Duration::from_secs(24 * 3600);
 /// For building.
 pub const BUILD: Duration = Duration::from_secs(3 * 3600);
 

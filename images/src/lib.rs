@@ -1,9 +1,10 @@
-//! The image store: import, export, unpacking, disks for virtual machines, boot files, and building.
+//! The image store: import, export, unpacking, disks for virtual machines, boot files, and building; and the archives of backups.
 //!
 //! [`Images`] is what the daemon uses. It never looks into a file somebody sent: that is done by the helper
 //! `berth-image` ([`jobs`]), which confines itself first ([`confine`]).
 
 mod aliases;
+pub mod backup;
 pub mod boot;
 mod boot_files;
 mod claims;
@@ -24,6 +25,7 @@ mod store;
 pub mod unpack;
 pub mod wire;
 
+pub use backup::{BackupKind, BackupVolumes, Backups};
 pub use error::{Error, Result};
 pub use info::{
     AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,

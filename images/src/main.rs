@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use berth_images::jobs::backup::Volumes;
 use berth_images::jobs::{self, Limits};
 use berth_images::{Compression, wire};
 use clap::{Parser, Subcommand};
@@ -79,6 +80,31 @@ enum Job {
         #[arg(long)]
         work: PathBuf,
     },
+    /// Write a backup of an instance to standard input, which is open for writing.
+    BackupPack {
+        #[command(flatten)]
+        volumes: Volumes,
+        /// File with the text of its first member.
+        #[arg(long)]
+        index: PathBuf,
+        #[arg(long)]
+        compression: Compression,
+    },
+    /// Tell what is in a backup.
+    BackupDescribe {
+        #[arg(long)]
+        archive: PathBuf,
+    },
+    /// Unpack a backup into empty directories.
+    BackupUnpack {
+        #[arg(long)]
+        archive: PathBuf,
+        #[command(flatten)]
+        volumes: Volumes,
+        /// Largest disk, in bytes.
+        #[arg(long)]
+        disk_max: u64,
+    },
     /// Grow the file system on a disk image to the size of the file.
     Grow {
         #[arg(long)]
@@ -111,6 +137,11 @@ fn main() -> ExitCode {
         Job::Convert { source, work, limits } => jobs::disk::convert(&source, &work, limits),
         Job::Pack { volume, work, disk, compression } => jobs::pack::archive(&volume, &work, disk, compression),
         Job::PackDisk { source, work } => jobs::pack::disk(&source, &work),
+        Job::BackupPack { volumes, index, compression } => {
+            output().and_then(|out| jobs::backup::pack(&volumes, &index, compression, out))
+        }
+        Job::BackupDescribe { archive } => jobs::backup::describe(&archive),
+        Job::BackupUnpack { archive, volumes, disk_max } => jobs::backup::unpack(&archive, &volumes, disk_max),
         Job::Grow { disk } => jobs::disk::grow(&disk),
         Job::Boot { cache, known } => jobs::boot::run(&cache, &known),
         Job::Build(request) => jobs::build::run(&request),
@@ -121,4 +152,11 @@ fn main() -> ExitCode {
         1
     });
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// What the caller passed as standard input to be written to; standard output is for the report.
+fn output() -> wire::JobResult<std::os::fd::OwnedFd> {
+    use std::os::fd::AsFd;
+    let own = std::io::stdin().as_fd().try_clone_to_owned();
+    own.map_err(wire::Failure::from_io("take the file to write to"))
 }

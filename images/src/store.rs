@@ -74,6 +74,11 @@ impl Images {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Writing and reading backups of instances.
+    pub fn backups(&self) -> crate::backup::Backups {
+        crate::backup::Backups::new(self.inner.helper.clone())
+    }
+
     /// A private directory for an upload.
     pub fn staging(&self) -> Result<Staging> {
         Staging::new(&self.inner.dir)

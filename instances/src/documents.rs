@@ -100,6 +100,25 @@ impl Document for WasteDoc {
     const VERSION: u32 = 1;
 }
 
+/// `backup/<uuid of the instance>/<name>`: an archive of an instance in a file of the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BackupDoc {
+    /// Name of the file.
+    pub file: Uuid,
+    pub created_at: Timestamp,
+    /// When it is deleted by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the snapshots were left out.
+    pub instance_only: bool,
+    /// Whether the file is whole. A daemon that finds one at its start that is not removes it.
+    pub complete: bool,
+}
+
+impl Document for BackupDoc {
+    const KIND: &'static str = "backup";
+    const VERSION: u32 = 1;
+}
+
 /// `vola/<uuid>`: what Berth remembers of an instance. Apart from the instance itself so that a start does not
 /// change the document that carries the ETag.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -173,6 +192,18 @@ pub(crate) fn waste_key(volume: Option<Uuid>) -> Key {
         Some(volume) => Key::new(&["waste", &volume.simple().to_string()]),
         None => Key::new(&["waste"]),
     }
+}
+
+pub(crate) fn all_backups_key() -> Key {
+    Key::new(&["backup"])
+}
+
+pub(crate) fn backups_key(instance: Uuid) -> Key {
+    Key::new(&["backup", &instance.simple().to_string()])
+}
+
+pub(crate) fn backup_key(instance: Uuid, name: &str) -> Key {
+    Key::new(&["backup", &instance.simple().to_string(), name])
 }
 
 pub(crate) fn volatile_key(uuid: Uuid) -> Key {

@@ -4,6 +4,7 @@
 //! its profiles, and becomes a plan for one start; a driver of the instance's kind (`drivers/`) carries it out with a
 //! supervisor process that outlives this one. The state store keeps what is desired, run directories what is.
 
+mod backups;
 mod blocking;
 mod cloud_init;
 pub mod devices;
@@ -26,12 +27,13 @@ mod sys;
 mod timer;
 mod values;
 
+pub use backups::Upload;
 pub use devlxd::Door;
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
-pub use manager::{Deps, Instances, Loan};
+pub use manager::{Deps, Instances, Loan, ReservedBackup};
 pub use model::{
-    Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, MoveRequest, NewSnapshot, Original, Snapshot,
-    Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update,
+    Backup, Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, MoveRequest, NewBackup, NewSnapshot,
+    Original, Snapshot, Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update,
 };
 pub use names::check as check_name;

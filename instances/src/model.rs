@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::backups::Restored;
 use crate::cloud_init;
 
 /// Configuration keys and their values.
@@ -164,6 +165,30 @@ pub struct Snapshot {
     pub expanded_devices: Devices,
 }
 
+/// An archive of an instance that the daemon keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Name, unique among those of the instance.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is deleted by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the snapshots were left out.
+    pub instance_only: bool,
+}
+
+/// A backup to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewBackup {
+    /// Its name; `None`: the next one of `backup0`, `backup1`, ….
+    pub name: Option<String>,
+    /// When it is deleted by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Leave the snapshots out.
+    pub instance_only: bool,
+}
+
 /// A snapshot to be made.
 #[derive(Debug, Clone, Default)]
 pub struct NewSnapshot {
@@ -203,6 +228,8 @@ pub enum Source {
     /// Another instance, or a snapshot of it. Of its configuration, devices and profiles comes along what the request does
     /// not say otherwise; its kind is kept.
     Copy(Original),
+    /// What was in a backup; see [`crate::Instances::import`].
+    Backup(Arc<Restored>),
     /// Empty.
     None,
 }

@@ -101,9 +101,12 @@ pub(crate) fn host_name_key(device: &str) -> String {
     format!("volatile.{device}.host_name")
 }
 
+/// End of the keys under which MAC addresses are remembered.
+pub(crate) const HWADDR: &str = ".hwaddr";
+
 /// Key under which the made-up MAC address of a device is remembered.
 pub(crate) fn hwaddr_key(device: &str) -> String {
-    format!("volatile.{device}.hwaddr")
+    format!("volatile.{device}{HWADDR}")
 }
 
 /// MAC addresses for the NICs that have none yet, in Berth's (Xen's, as LXD's) range 00:16:3e.

@@ -69,7 +69,7 @@ impl Leftovers {
             ["containers", "virtual-machines", "containers-snapshots", "virtual-machines-snapshots", ".pending"]
                 .map(|sub| format!("{pool}/{sub}"));
         let mut left = Vec::new();
-        for sub in ["run", "logs", "networks"].map(str::to_owned).iter().chain(&volumes) {
+        for sub in ["run", "logs", "networks", "backups"].map(str::to_owned).iter().chain(&volumes) {
             left.extend(names(&self.dir.join(sub)).iter().map(|name| format!("file {sub}/{name}")));
         }
         let staging = names(&self.dir.join("images")).into_iter().filter(|name| name.starts_with('.'));

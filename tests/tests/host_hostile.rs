@@ -129,7 +129,7 @@ fn an_upload_that_breaks_off_leaves_nothing() {
     } else {
         answer.error()
     };
-    assert!(refused.to_lowercase().contains("image"), "{refused}");
+    assert!(refused.to_lowercase().contains("archive"), "{refused}");
     daemon.finish();
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use berth_api::{
     Endpoint,
-    client::{HeaderMap, HeaderName, HeaderValue, Method, RawResponse, Upload, header, multipart, quoted},
+    client::{Answer, HeaderMap, HeaderName, HeaderValue, Method, RawResponse, Upload, header, multipart, quoted},
     images::{Image, ImageAlias, ImageAliasesPost},
     operations::Operation,
 };
@@ -43,8 +43,7 @@ impl Import {
         }
         let headers = self.headers()?;
         let title = format!("Importing {}", self.file);
-        let progress = Progress::new(&title, context.quiet);
-        let (sender, mut sizes) = tokio::sync::watch::channel(0_u64);
+        let (sender, sizes) = tokio::sync::watch::channel(0_u64);
         let sent = move |count| {
             sender.send_replace(count);
         };
@@ -54,17 +53,7 @@ impl Import {
         };
         let images = Endpoint::new(&["images"]);
         let upload = context.client.upload(Method::POST, &images, headers, upload);
-        let show = async {
-            while sizes.changed().await.is_ok() {
-                progress.bytes(*sizes.borrow(), Some(total));
-            }
-            std::future::pending().await
-        };
-        let answer = tokio::select! {
-            answer = upload => answer?,
-            never = show => never,
-        };
-        drop(progress);
+        let answer = watched(upload, sizes, total, Progress::new(&title, context.quiet)).await?;
         let operation = context.finish(answer, &title).await?;
         let fingerprint = fingerprint(operation.as_ref())?;
         for alias in &self.aliases {
@@ -94,6 +83,43 @@ impl Import {
         }
         Ok(headers)
     }
+}
+
+/// Waits for an upload and shows how much of it was sent.
+async fn watched(
+    upload: impl Future<Output = berth_api::client::Result<Answer>>,
+    mut sizes: tokio::sync::watch::Receiver<u64>,
+    total: u64,
+    progress: Progress,
+) -> Result<Answer> {
+    let show = async {
+        while sizes.changed().await.is_ok() {
+            progress.bytes(*sizes.borrow(), Some(total));
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = upload => Ok(answer?),
+        never = show => never,
+    }
+}
+
+/// Sends a file and waits for what the server makes of it.
+pub async fn send(
+    context: &Context,
+    endpoint: &Endpoint,
+    path: &Path,
+    headers: HeaderMap,
+    title: &str,
+) -> Result<Option<Operation>> {
+    let (sender, sizes) = tokio::sync::watch::channel(0_u64);
+    let sent = move |count| {
+        sender.send_replace(count);
+    };
+    let (upload, headers, total) = single(path, headers, sent).await?;
+    let upload = context.client.upload(Method::POST, endpoint, headers, upload);
+    let answer = watched(upload, sizes, total, Progress::new(title, context.quiet)).await?;
+    context.finish(answer, title).await
 }
 
 type Prepared = (Upload, HeaderMap, u64);
@@ -224,7 +250,8 @@ fn endings(name: &str) -> &str {
     name.rfind('.').map_or("", |at| &name[at..])
 }
 
-fn disposition(response: &RawResponse) -> Option<String> {
+/// The name that the server gives a file.
+pub fn disposition(response: &RawResponse) -> Option<String> {
     let (_, name) = response.header("content-disposition").split_once("filename=")?;
     Some(name.split(';').next()?.trim_matches(['"', ' ']).to_owned()).filter(|name| !name.is_empty())
 }

@@ -1,5 +1,6 @@
 //! The commands, a module for each group.
 
+pub mod backup;
 pub mod config;
 pub mod console;
 pub mod copy;

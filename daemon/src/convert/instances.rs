@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use berth_api::{
     StatusCode, Time,
     instances::{
-        Instance as WireInstance, InstanceFull, InstancePut, InstanceSnapshot, InstanceState, InstanceStateCpu,
-        InstanceStateDisk, InstanceStateMemory, InstanceStateNetwork, InstanceStateNetworkAddress,
+        Instance as WireInstance, InstanceBackup, InstanceFull, InstancePut, InstanceSnapshot, InstanceState,
+        InstanceStateCpu, InstanceStateDisk, InstanceStateMemory, InstanceStateNetwork, InstanceStateNetworkAddress,
         InstanceStateNetworkCounters, InstanceType,
     },
 };
 use berth_guest::protocol::{Counters, Interface};
-use berth_instances::{Instance, Kind, Snapshot, StateReport, Status, Update};
+use berth_instances::{Backup, Instance, Kind, Snapshot, StateReport, Status, Update};
 
 /// Kind on the wire.
 pub fn kind(kind: Kind) -> InstanceType {
@@ -65,10 +65,23 @@ pub fn instance(instance: &Instance) -> WireInstance {
     }
 }
 
-/// An instance with all that belongs to it. There are no backups in this version.
-pub fn full(instance_: &Instance, state: Option<InstanceState>) -> InstanceFull {
+/// An instance with all that belongs to it.
+pub fn full(instance_: &Instance, state: Option<InstanceState>, backups: &[Backup]) -> InstanceFull {
     let snapshots = instance_.snapshots.iter().map(snapshot).collect();
-    InstanceFull { instance: instance(instance_), backups: Some(Vec::new()), state, snapshots: Some(snapshots) }
+    let backups = backups.iter().map(backup).collect();
+    InstanceFull { instance: instance(instance_), backups: Some(backups), state, snapshots: Some(snapshots) }
+}
+
+/// A backup.
+pub fn backup(backup: &Backup) -> InstanceBackup {
+    InstanceBackup {
+        name: backup.name.clone(),
+        created_at: Time(backup.created_at),
+        expires_at: backup.expires_at.map_or(Time::ZERO, Time),
+        instance_only: backup.instance_only,
+        container_only: backup.instance_only,
+        optimized_storage: false,
+    }
 }
 
 /// A snapshot.

@@ -19,8 +19,13 @@ const API_VERSION: &str = "5.0.2";
 const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
+    "backup_compression",
+    "backup_compression_algorithm",
+    "backup_override_name",
     "cloud_init",
     "console",
+    "container_backup",
+    "container_backup_override_pool",
     "container_copy_project",
     "container_disk_shift",
     "container_exec_recording",
@@ -79,6 +84,7 @@ const EXTENSIONS: &[&str] = &[
     "projects_limits_instances",
     "projects_networks",
     "projects_networks_restricted_access",
+    "projects_restricted_backups_and_snapshots",
     "projects_restricted_intercept",
     "projects_restrictions",
     "proxy",
@@ -105,6 +111,7 @@ const EXTENSIONS: &[&str] = &[
     // Berth's own.
     "berth_image_build",
     "berth_image_vm_view",
+    "berth_instance_export",
     "berth_state_wait",
 ];
 

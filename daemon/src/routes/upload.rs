@@ -1,4 +1,4 @@
-//! Uploads of images: streamed to a private directory, never held in memory. If the client vanishes the directory goes.
+//! Uploads of images and backups: streamed to a private place, never held in memory. If the client vanishes it goes.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -35,7 +35,7 @@ pub async fn receive(app: &App, request: Request, form: bool) -> ApiResult<Uploa
     let staging = app.images.staging()?;
     if !form {
         let metadata = staging.path().join("metadata");
-        save(&metadata, request.into_body().into_data_stream(), MAX_IMAGE).await?;
+        save(create(&metadata).await?, request.into_body().into_data_stream(), MAX_IMAGE).await?;
         return Ok(Upload { staging, files: ImportFiles { metadata, rootfs: None }, options });
     }
     let bad = |error: axum::extract::multipart::MultipartError| {
@@ -63,7 +63,7 @@ pub async fn receive(app: &App, request: Request, form: bool) -> ApiResult<Uploa
             options.filename = file_name(part.file_name().unwrap_or_default());
         }
         let path = staging.path().join(if kind.is_none() { "metadata" } else { "rootfs" });
-        left -= save(&path, part, left).await?;
+        left -= save(create(&path).await?, part, left).await?;
         match kind {
             None => metadata = Some(path),
             Some(kind) => rootfs = Some((path, kind)),
@@ -73,20 +73,26 @@ pub async fn receive(app: &App, request: Request, form: bool) -> ApiResult<Uploa
     Ok(Upload { staging, files: ImportFiles { metadata, rootfs }, options })
 }
 
-/// Writes a stream to a new file; gives its length.
-async fn save<E: std::fmt::Display>(
-    path: &Path,
-    stream: impl Stream<Item = Result<Bytes, E>>,
-    cap: u64,
-) -> ApiResult<u64> {
-    let full = |error: std::io::Error| match error.kind() {
+fn cannot_write(error: std::io::Error) -> ApiError {
+    match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ApiError::new(
             StatusCode::INSUFFICIENT_STORAGE,
             "The disk is full; free space in the data directory and upload again",
         ),
         _ => ApiError::internal(format!("Cannot write the upload: {error}")),
-    };
-    let mut file = File::create_new(path).await.map_err(full)?;
+    }
+}
+
+async fn create(path: &Path) -> ApiResult<File> {
+    File::create_new(path).await.map_err(cannot_write)
+}
+
+/// Writes a stream to an empty file; gives its length.
+pub async fn save<E: std::fmt::Display>(
+    mut file: File,
+    stream: impl Stream<Item = Result<Bytes, E>>,
+    cap: u64,
+) -> ApiResult<u64> {
     let mut stream = std::pin::pin!(stream);
     let mut length = 0;
     while let Some(chunk) = stream.next().await {
@@ -95,12 +101,12 @@ async fn save<E: std::fmt::Display>(
         if length > cap {
             return Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("The image is over the limit of {} GiB", MAX_IMAGE >> 30),
+                format!("The upload is over the limit of {cap} bytes"),
             ));
         }
-        file.write_all(&chunk).await.map_err(full)?;
+        file.write_all(&chunk).await.map_err(cannot_write)?;
     }
-    file.flush().await.map_err(full)?;
+    file.flush().await.map_err(cannot_write)?;
     if length == 0 {
         return Err(ApiError::invalid("The upload is empty"));
     }
@@ -163,11 +169,11 @@ mod tests {
     async fn uploads_have_a_cap_and_a_content() {
         let dir = tempfile::tempdir().unwrap();
         let chunks = |n: usize| stream::iter(vec![Ok::<_, String>(Bytes::from_static(b"12345")); n]);
-        assert_eq!(save(&dir.path().join("a"), chunks(2), 10).await.unwrap(), 10);
-        let error = save(&dir.path().join("b"), chunks(3), 10).await.unwrap_err();
+        assert_eq!(save(create(&dir.path().join("a")).await.unwrap(), chunks(2), 10).await.unwrap(), 10);
+        let error = save(create(&dir.path().join("b")).await.unwrap(), chunks(3), 10).await.unwrap_err();
         assert_eq!(error.code(), StatusCode::PAYLOAD_TOO_LARGE);
-        assert!(save(&dir.path().join("c"), chunks(0), 10).await.is_err());
+        assert!(save(create(&dir.path().join("c")).await.unwrap(), chunks(0), 10).await.is_err());
         let broken = stream::iter([Err::<Bytes, _>("gone")]);
-        assert!(save(&dir.path().join("d"), broken, 10).await.is_err());
+        assert!(save(create(&dir.path().join("d")).await.unwrap(), broken, 10).await.is_err());
     }
 }

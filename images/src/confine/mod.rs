@@ -12,8 +12,11 @@ pub use mounts::Bind;
 pub use seccomp::Filter;
 
 /// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_SETFCAP`: restoring owners, modes and file
-/// capabilities of somebody else's files needs these and no more (`CAP_MKNOD` is deliberately not among them).
+/// capabilities of somebody else's files needs these and no more (`CAP_MKNOD` is not among them).
 pub const RESTORE_FILES: &[u32] = &[0, 1, 3, 4, 31];
+
+/// The same with `CAP_MKNOD`, for those who make some character devices.
+pub const RESTORE_DEVICES: &[u32] = &[0, 1, 3, 4, 27, 31];
 
 /// The user without rights of its own that parsers run as.
 const NOBODY: u32 = 65534;
@@ -33,10 +36,9 @@ pub struct Confinement {
     pub file_size: u64,
     /// Largest address space.
     pub memory: u64,
+    /// Seconds of processor time after which the job is ended.
+    pub seconds: u64,
 }
-
-/// Seconds of processor time after which a job is ended.
-const CPU_SECONDS: u64 = 3600;
 
 /// Runs `job` confined, in a child process, and gives the child's exit code.
 ///
@@ -110,7 +112,7 @@ fn restrict(confinement: &Confinement) -> io::Result<()> {
     mounts::enter(&confinement.binds, confinement.tools).map_err(step("mounts"))?;
     sys::set_limit(libc::RLIMIT_FSIZE, confinement.file_size).map_err(step("limits"))?;
     sys::set_limit(libc::RLIMIT_AS, confinement.memory).map_err(step("limits"))?;
-    sys::set_limit(libc::RLIMIT_CPU, CPU_SECONDS).map_err(step("limits"))?;
+    sys::set_limit(libc::RLIMIT_CPU, confinement.seconds).map_err(step("limits"))?;
     sys::set_limit(libc::RLIMIT_CORE, 0).map_err(step("limits"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     sys::no_new_privileges().map_err(step("no_new_privs"))?;

@@ -13,6 +13,8 @@ pub enum Filter {
     /// For the host's tools (`unsquashfs`, `mke2fs`, …), whose needs differ by version: what no unpacking tool
     /// needs is refused.
     Tools,
+    /// The same with character devices, for our own code that unpacks: it makes some that are harmless.
+    Restore,
     /// For our own parsers: only reading open files, writing to open pipes, memory and exit.
     Reader,
 }
@@ -133,11 +135,10 @@ fn masked(argument: u8, mask: u64, value: u64) -> io::Result<SeccompRule> {
         .map_err(io::Error::other)
 }
 
-fn tools() -> io::Result<Vec<BpfProgram>> {
+fn tools(devices: &[u32]) -> io::Result<Vec<BpfProgram>> {
     let mut rules = refused(REFUSED);
     let devices = |argument| -> io::Result<Vec<SeccompRule>> {
-        let kind = u64::from(libc::S_IFMT);
-        Ok(vec![masked(argument, kind, u64::from(libc::S_IFCHR))?, masked(argument, kind, u64::from(libc::S_IFBLK))?])
+        devices.iter().map(|kind| masked(argument, u64::from(libc::S_IFMT), u64::from(*kind))).collect()
     };
     #[cfg(target_arch = "x86_64")]
     insert(&mut rules, libc::SYS_mknod, devices(1)?);
@@ -160,7 +161,8 @@ fn reader() -> io::Result<Vec<BpfProgram>> {
 /// Applies the filter to this process for good.
 pub fn apply(filter: Filter) -> io::Result<()> {
     let programs = match filter {
-        Filter::Tools => tools()?,
+        Filter::Tools => tools(&[libc::S_IFCHR, libc::S_IFBLK])?,
+        Filter::Restore => tools(&[libc::S_IFBLK])?,
         Filter::Reader => reader()?,
     };
     // Compiled beforehand: the reader's filter would stop the second installation.
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_filters_compile() {
-        assert_eq!(tools().expect("tools").len(), 2);
+        assert_eq!(tools(&[libc::S_IFCHR, libc::S_IFBLK]).expect("tools").len(), 2);
         assert_eq!(reader().expect("reader").len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! What kind of image the uploaded files are.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,7 @@ fn look(archive: impl std::io::Read, limits: Limits) -> JobResult<Inspection> {
         }
         inspection.unified |= parts.first().is_some_and(|top| top == b"rootfs");
         inspection.layer |= path == LAYER.as_bytes() && member.kind().is_file();
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     let metadata = metadata.ok_or_else(|| {
         Failure::invalid(

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -44,7 +45,7 @@ fn extract(metadata: File, file: &str, budget: &mut Budget) -> JobResult<Vec<Str
             removed = serde_json::from_slice(&member.content(REMOVED_MAX)?)
                 .map_err(|e| Failure::invalid(format!("{REMOVED} of the image is not valid: {e}")))?;
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     if found { Ok(removed) } else { Err(Failure::invalid(format!("the image has no {LAYER}"))) }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each opens what it needs while it still may, confines itself, and reports on standard output ([`crate::wire`]).
 
+pub mod backup;
 pub mod boot;
 pub mod build;
 pub mod disk;
@@ -32,6 +33,9 @@ const TOOLS_MEMORY: u64 = 16 << 30;
 /// Address space for parsers.
 const PARSER_MEMORY: u64 = 4 << 30;
 
+/// Processor time for work on an image.
+const SECONDS: u64 = 3600;
+
 fn open(path: &Path) -> JobResult<File> {
     File::open(path).map_err(Failure::from_io(format!("open {}", path.display())))
 }
@@ -45,6 +49,7 @@ fn restoring(binds: Vec<confine::Bind>, file_size: u64) -> Confinement {
         filter: Filter::Tools,
         file_size,
         memory: TOOLS_MEMORY,
+        seconds: SECONDS,
     }
 }
 
@@ -57,6 +62,7 @@ fn parsing() -> Confinement {
         filter: Filter::Reader,
         file_size: 0,
         memory: PARSER_MEMORY,
+        seconds: SECONDS,
     }
 }
 

@@ -54,7 +54,19 @@ impl<W: Write> Archive<W> {
         self.tar.append_data(&mut header, name, content)
     }
 
-    /// Adds directory `name` of `parent` with everything below it, under `place`. One that is not there is passed over.
+    /// Adds a directory of ours that only root may enter.
+    pub fn add_directory(&mut self, name: &str) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(0o100);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        self.tar.append_data(&mut header, name, io::empty())
+    }
+
+    /// Adds `name` of `parent`, a directory with everything below it, under `place`. One that is not there is passed over.
     pub fn add_tree(&mut self, parent: BorrowedFd<'_>, name: &CStr, place: &Path) -> io::Result<()> {
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(()),
@@ -233,6 +245,15 @@ mod tests {
     use crate::unpack::tarball::{self, Choice};
     use crate::unpack::tree::{Tree, open_directory};
 
+    const COMPRESSIONS: [Compression; 6] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Zstd,
+        Compression::Xz,
+        Compression::Lzma,
+        Compression::Bzip2,
+    ];
+
     fn packed(source: &Path, compression: Compression) -> PathBuf {
         let path = source.join("../packed");
         let out = Compressor::new(File::create(&path).unwrap(), compression).unwrap();
@@ -262,7 +283,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, source.join("rootfs/fifo"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(source.join("rootfs/socket")).unwrap();
 
-        for compression in [Compression::None, Compression::Gzip, Compression::Zstd, Compression::Xz] {
+        for compression in COMPRESSIONS {
             let archive = crate::unpack::archive::open(File::open(packed(&source, compression)).unwrap()).unwrap();
             let mut tree = Tree::new(open_directory(dest.to_str().unwrap()).unwrap());
             let mut budget = Budget::new(1 << 30, 1000);

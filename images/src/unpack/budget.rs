@@ -8,12 +8,23 @@ pub struct Budget {
     bytes: u64,
     entries: u64,
     limits: (u64, u64),
+    file: u64,
 }
 
 impl Budget {
     /// At most `bytes` bytes of content in at most `entries` files, directories and links.
     pub fn new(bytes: u64, entries: u64) -> Self {
-        Self { bytes, entries, limits: (bytes, entries) }
+        Self { bytes, entries, limits: (bytes, entries), file: bytes }
+    }
+
+    /// The same where one file with its holes, which take no room, may be as large as `file` bytes.
+    pub fn with_holes(bytes: u64, entries: u64, file: u64) -> Self {
+        Self { file, ..Self::new(bytes, entries) }
+    }
+
+    /// Checks the size of a file, its holes included.
+    pub fn check_size(&self, size: u64) -> JobResult<()> {
+        if size > self.file { Err(self.too_big()) } else { Ok(()) }
     }
 
     /// Counts content.
@@ -41,14 +52,14 @@ impl Budget {
     /// The error for too many bytes.
     pub fn too_big(&self) -> Failure {
         Failure::invalid(format!(
-            "the image unpacks to more than {} bytes, which is its limit or what the disk has room for; \
-             free some space or use a smaller image",
+            "the archive unpacks to more than {} bytes, which is its limit or what the disk has room for; \
+             free some space or use a smaller one",
             self.limits.0
         ))
     }
 
     /// The error for too many entries.
     pub fn too_many(&self) -> Failure {
-        Failure::invalid(format!("the image holds more than {} files; use a smaller image", self.limits.1))
+        Failure::invalid(format!("the archive holds more than {} files; use a smaller one", self.limits.1))
     }
 }

@@ -49,6 +49,11 @@ pub fn image(directory: impl AsFd, rootfs: bool) -> JobResult<()> {
             .map_err(|_| Failure::invalid("the image has no rootfs directory; it is no container image"))?;
         must_be_directory("rootfs", info.st_mode)?;
     }
+    templates(directory)
+}
+
+/// Checks the place of the templates, if there is one.
+pub fn templates(directory: impl AsFd) -> JobResult<()> {
     match rustix::fs::statat(directory, "templates", AtFlags::SYMLINK_NOFOLLOW) {
         Ok(info) => must_be_directory("templates", info.st_mode),
         Err(Errno::NOENT) => Ok(()),

@@ -7,6 +7,7 @@ pub mod check;
 pub mod decode;
 pub mod pax;
 pub mod squash;
+mod stream;
 pub mod tarball;
 pub mod tool;
 pub mod tree;

@@ -129,24 +129,35 @@ impl Tree {
         Ok(())
     }
 
-    /// A regular file of `size` bytes from `content`; runs of zeros become holes.
+    /// A regular file of `size` bytes from `content`; runs of zeros become holes. Gives the number of bytes that are none,
+    /// which must not be more than `room`.
     pub fn file(
         &mut self,
         parent: &[Vec<u8>],
         name: &[u8],
         content: &mut dyn Read,
         size: u64,
+        room: u64,
         attributes: &Attributes,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let directory = self.enter(parent)?;
         Self::clear(directory, name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory, name_of(name), flags, Mode::from_raw_mode(0o600))?;
         let mut file = File::from(file);
-        copy_sparse(content, &mut file, size)?;
+        let written = copy_sparse(content, &mut file, size, room)?;
         set_attributes(file.as_fd(), attributes)?;
         rustix::fs::futimens(&file, &times(attributes.mtime))?;
-        Ok(())
+        Ok(written)
+    }
+
+    /// A character device.
+    pub fn device(&mut self, parent: &[Vec<u8>], name: &[u8], rdev: u64, attributes: &Attributes) -> io::Result<()> {
+        let directory = self.enter(parent)?;
+        Self::clear(directory, name)?;
+        let mode = Mode::from_raw_mode(attributes.mode & 0o777);
+        rustix::fs::mknodat(directory, name_of(name), FileType::CharacterDevice, mode, rdev)?;
+        set_owner_at(directory, name, attributes)
     }
 
     /// A symbolic link. Its target is data: nothing here follows it out of the tree.
@@ -219,20 +230,27 @@ pub fn wanted(attribute: &[u8]) -> bool {
         || attribute == b"system.posix_acl_default"
 }
 
-fn copy_sparse(content: &mut dyn Read, file: &mut File, size: u64) -> io::Result<()> {
+/// Gives the number of bytes that are no hole.
+fn copy_sparse(content: &mut dyn Read, file: &mut File, size: u64, room: u64) -> io::Result<u64> {
     let mut block = vec![0; BLOCK];
     let mut left = size;
+    let mut written = 0;
     while left > 0 {
         let wanted = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
         content.read_exact(&mut block[..wanted])?;
         if wanted == BLOCK && block.iter().all(|&b| b == 0) {
             file.seek(SeekFrom::Current(BLOCK as i64))?;
         } else {
+            written += wanted as u64;
+            if written > room {
+                return Err(io::ErrorKind::QuotaExceeded.into());
+            }
             file.write_all(&block[..wanted])?;
         }
         left -= wanted as u64;
     }
-    file.set_len(size)
+    file.set_len(size)?;
+    Ok(written)
 }
 
 /// Opens directory `path` (trusted) to fill it.

@@ -63,6 +63,39 @@ impl Tar {
         self.entry(name, tar::EntryType::Link, to, &[], 0o644)
     }
 
+    /// A character device.
+    pub fn device(mut self, name: &str, major: u32, minor: u32) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Char);
+        header.set_size(0);
+        header.set_mode(0o666);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_device_major(major).expect("major");
+        header.set_device_minor(minor).expect("minor");
+        self.0.append_data(&mut header, name, std::io::empty()).expect("append");
+        self
+    }
+
+    /// A file whose size stands in an extended header only, as that of one beyond 8 GiB does.
+    pub fn large(mut self, name: &str, content: &[u8]) -> Self {
+        let size = content.len().to_string();
+        self.0.append_pax_extensions([("size", size.as_bytes())]).expect("size");
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).expect("path");
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_cksum();
+        let padding = vec![0; content.len().next_multiple_of(512) - content.len()];
+        let out = self.0.get_mut();
+        out.extend_from_slice(header.as_bytes());
+        out.extend_from_slice(content);
+        out.extend_from_slice(&padding);
+        self
+    }
+
     /// Extended attributes for the entry that follows.
     pub fn attributes(mut self, attributes: &[(&str, &[u8])]) -> Self {
         let names: Vec<String> = attributes.iter().map(|(name, _)| format!("SCHILY.xattr.{name}")).collect();

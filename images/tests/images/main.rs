@@ -1,5 +1,6 @@
 //! The image store and its helper against good and hostile images. Needs root, `squashfs-tools` and `e2fsprogs`.
 
+mod backup;
 mod boot;
 mod kit;
 mod layouts;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use berth_store::{Admission, Always, ErrorKind, Outcome, Txn, admitted, doc};
 use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::live::{Heard, Live, Stopping};
@@ -37,6 +37,8 @@ pub(super) struct Actor {
     pub commands: mpsc::Receiver<Command>,
     pub live: Option<Live>,
     pub starting: bool,
+    /// Each ends when a backup that reads the snapshots is done.
+    pub readers: Vec<oneshot::Receiver<()>>,
 }
 
 /// Whether the owner goes on.
@@ -331,6 +333,7 @@ impl Actor {
                 self.name
             )));
         }
+        self.unread().await;
         let document = InstanceDoc { phase: Phase::Deleting, ..self.document.clone() };
         match self.replace(document, self.revision, &Always).await {
             // Deleting frees space. Without this record, a deletion that is cut off has to be repeated by the user.

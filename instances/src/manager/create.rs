@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::use_running::volume_kind;
 use super::{Instances, Shared};
+use crate::backups::Restored;
 use crate::devices::{self, Link};
 use crate::documents::{
     Claim, InstanceDoc, Phase, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
@@ -55,13 +56,13 @@ impl Instances {
 }
 
 /// An instance that does not exist yet.
-struct Draft {
-    project: String,
-    name: String,
-    document: InstanceDoc,
+pub(super) struct Draft {
+    pub project: String,
+    pub name: String,
+    pub document: InstanceDoc,
     volatile: VolatileDoc,
     expanded_config: Config,
-    expanded_devices: Devices,
+    pub expanded_devices: Devices,
     content: Content,
     disk_size: u64,
 }
@@ -72,6 +73,7 @@ enum Content {
     /// Project and fingerprint of an image.
     Image(String, String),
     Copy(Original),
+    Backup(Arc<Restored>),
 }
 
 impl Shared {
@@ -97,12 +99,12 @@ impl Shared {
         let base = match &content {
             Content::Image(_, fingerprint) => Some(fingerprint),
             Content::Copy(original) => original.base_image.as_ref(),
-            Content::Nothing => None,
+            Content::Nothing | Content::Backup(_) => None,
         };
         if let Some(fingerprint) = base {
             values.insert("volatile.base_image".to_owned(), fingerprint.clone());
         }
-        Ok(Draft {
+        let mut draft = Draft {
             project: project.to_owned(),
             document: InstanceDoc {
                 uuid,
@@ -124,7 +126,14 @@ impl Shared {
             name,
             content,
             disk_size,
-        })
+        };
+        if let Content::Backup(restored) = &draft.content {
+            draft.document.architecture.clone_from(&restored.architecture);
+            draft.document.created_at = restored.created_at;
+            draft.volatile.last_used_at = restored.last_used_at;
+            draft.volatile.values.extend(self.still_good(restored));
+        }
+        Ok(draft)
     }
 
     /// What the volume is filled with, the properties of the image, and the profiles it wants.
@@ -133,6 +142,7 @@ impl Shared {
         let fingerprint = match source {
             Source::Image { fingerprint } => fingerprint,
             Source::Copy(original) => return Ok((Content::Copy(original), Config::new(), default())),
+            Source::Backup(restored) => return Ok((Content::Backup(restored), Config::new(), default())),
             Source::None => return Ok((Content::Nothing, Config::new(), default())),
         };
         let owner = self.projects.owner(project, Feature::Images).await?;
@@ -259,6 +269,7 @@ impl Instances {
             Content::Image(project, fingerprint) => {
                 self.shared.provision(draft, Some((project, fingerprint)), progress).await?;
             }
+            Content::Backup(restored) => self.shared.unpack_backup(draft, restored, progress).await?,
             Content::Nothing => self.shared.provision(draft, None, progress).await?,
         }
         let key = instance_key(&draft.project, &draft.name);

@@ -56,7 +56,6 @@ impl Actor {
                 self.name
             )));
         }
-        let volume = self.source(snapshot)?.reference();
-        Ok(self.shared.pools.path(&volume.pool, volume.kind, &volume.name).await?)
+        self.path_of(&self.source(snapshot)?).await
     }
 }

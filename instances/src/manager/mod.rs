@@ -4,8 +4,11 @@
 //! commands. What only talks to a running instance (exec, console, files, state) does not go through the owner.
 
 mod actor;
+mod backups;
 mod change;
 mod create;
+mod export;
+mod import;
 mod launch;
 mod lend;
 mod live;
@@ -31,6 +34,7 @@ use berth_storage::Pools;
 use berth_store::Store;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
+pub use self::backups::ReservedBackup;
 pub use self::lend::Loan;
 use self::snapshots::Work;
 use crate::devlxd::Door;

@@ -73,6 +73,7 @@ impl Instances {
         }
         let instances = Self { shared };
         instances.clear_waste().await?;
+        instances.clear_backups().await?;
         tokio::spawn(instances.clone().keep_schedules());
         instances.autostart(&interrupted);
         Ok(instances)
@@ -142,6 +143,7 @@ impl Shared {
             commands,
             live: None,
             starting: false,
+            readers: Vec::new(),
         };
         actor.publish().await?;
         if let Some(started) = live {

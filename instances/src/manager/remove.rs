@@ -22,6 +22,7 @@ impl Shared {
             let volume = Volume::of_snapshot(document.kind, &snapshot);
             self.remove_snapshot(document.uuid, &name, &volume).await?;
         }
+        self.remove_backups(document.uuid).await?;
         let volume = document.volume.simple().to_string();
         match self.pools.delete(&document.pool, volume_kind(document.kind), &volume).await {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),

@@ -133,6 +133,7 @@ impl Actor {
     ) -> Result<()> {
         self.refuse_if_running("moved")?;
         self.shared.pools.get(pool).await?;
+        self.unread().await;
         let mut given_up = std::pin::pin!(given_up);
         if self.document.pool != pool {
             let devices = self.devices_on(pool)?;

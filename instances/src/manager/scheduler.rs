@@ -1,4 +1,4 @@
-//! What is to be done at a certain time: snapshots by schedule, and the end of those that have expired.
+//! What is to be done at a certain time: snapshots by schedule, and the end of those and of backups that have expired.
 //!
 //! One task does it all, one thing after the other, so that a hundred instances that are due at midnight do not fall over
 //! the disks together. It sleeps until the next thing is due, something changes, or somebody sets the clock.
@@ -28,7 +28,8 @@ impl Instances {
             // A clock that was set back does not repeat what was done.
             self.do_what_is_due(done_until.min(now), now).await;
             done_until = now;
-            let next = self.next_due(now);
+            let expiring = self.expire_backups(now).await;
+            let next = self.next_due(now).into_iter().chain(expiring).min();
             tokio::select! {
                 elapsed = timer.wait_until(next) => if let Err(e) = elapsed {
                     tracing::warn!("a timer failed: {e}");

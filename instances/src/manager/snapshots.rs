@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::actor::Actor;
+use super::export::Readable;
 use super::lend::Loan;
 use super::volumes::{Volume, purpose};
 use super::{Answer, Command, Instances, Shared};
@@ -68,6 +69,12 @@ pub(super) enum Work {
     Lend {
         snapshot: Option<String>,
         answer: Answer<Loan>,
+    },
+    /// Leave the volumes as they are while a backup is made of them.
+    Read {
+        instance_only: bool,
+        progress: Arc<Progress>,
+        answer: Answer<Readable>,
     },
     /// Go to another pool.
     Move {
@@ -175,6 +182,7 @@ impl Actor {
             Work::Replace { volume, answer } => reply(answer, self.replace_volume(volume).await),
             Work::Adopt { name, snapshot, answer } => reply(answer, self.adopt_snapshot(name, *snapshot).await),
             Work::Lend { snapshot, answer } => self.lend(snapshot.as_deref(), answer).await,
+            Work::Read { instance_only, progress, answer } => self.let_read(instance_only, &progress, answer).await,
             Work::Move { pool, progress, mut answer } => {
                 let result = self.move_to_pool(&pool, &progress, answer.closed()).await;
                 reply(answer, result);
@@ -314,6 +322,7 @@ impl Actor {
 
     async fn delete_snapshot(&mut self, name: &str) -> Result<()> {
         let volume = Volume::of_snapshot(self.document.kind, self.snapshot_named(name)?);
+        self.unread().await;
         self.shared.remove_snapshot(self.document.uuid, name, &volume).await?;
         self.snapshots.remove(name);
         self.publish().await?;

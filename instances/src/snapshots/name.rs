@@ -13,6 +13,11 @@ const MAX_NUMBER: u64 = 1 << 48;
 
 /// Checks the name of a snapshot.
 pub(crate) fn check(name: &str) -> Result<(), String> {
+    check_of("snapshot", name)
+}
+
+/// Checks the name of something that an instance has several of.
+pub(crate) fn check_of(what: &str, name: &str) -> Result<(), String> {
     let reason = if name.is_empty() || name.len() > MAX {
         "a name has 1 to 255 bytes"
     } else if name.contains('/') {
@@ -24,7 +29,7 @@ pub(crate) fn check(name: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("Invalid instance snapshot name \"{}\": {reason}", name.escape_debug()))
+    Err(format!("Invalid instance {what} name \"{}\": {reason}", name.escape_debug()))
 }
 
 /// Checks a pattern.

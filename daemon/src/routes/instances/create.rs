@@ -8,7 +8,7 @@ use berth_instances::{CreateRequest, Original, Source, projects::Feature};
 use http::HeaderMap;
 use serde_json::Map;
 
-use super::{super::vm_view, Prefix, operation};
+use super::{super::vm_view, Prefix, import, operation};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert},
@@ -28,7 +28,7 @@ pub async fn create(
     request: axum::extract::Request,
 ) -> ApiResult {
     if headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream") {
-        return Err(ApiError::invalid("Importing a backup is not supported yet; create the instance from an image"));
+        return import::import(app, prefix, query.project(), &caller, request).await;
     }
     let post: InstancesPost = body::parse(&body::read(request.into_body(), body::MAX_JSON).await?)?;
     let project = query.project().to_owned();
@@ -87,10 +87,9 @@ async fn source(app: &App, project: &str, source: &InstanceSource) -> ApiResult<
         "image" => image(app, project, source).await,
         "copy" => copy(app, project, source),
         "" => Err(ApiError::invalid("No source type given: \"source.type\" is image, copy or none")),
-        "migration" | "backup" => Err(ApiError::invalid(format!(
-            "Creating an instance by {} is not supported yet; create it from an image",
-            source.kind
-        ))),
+        "migration" => Err(ApiError::invalid(
+            "Creating an instance by migration is not supported yet; create it from an image or a backup",
+        )),
         other => Err(ApiError::invalid(format!("Unknown source type \"{other}\"; it is image, copy or none"))),
     }
 }

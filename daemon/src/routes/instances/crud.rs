@@ -32,7 +32,8 @@ async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
         return Ok(envelope::tagged(convert::instance(&instance), &tag));
     }
     let state = live_state(&app, &instance, Depth::Whole).await;
-    Ok(envelope::tagged(convert::full(&instance, state), &tag))
+    let backups = app.instances.backups(&instance.project, &name).await?;
+    Ok(envelope::tagged(convert::full(&instance, state, &backups), &tag))
 }
 
 async fn replace(

@@ -41,11 +41,13 @@ async fn list(State(app): State<Shared>, prefix: Prefix, query: Query) -> ApiRes
         0 => envelope::sync(instances.iter().map(|i| url(prefix.base(), &i.name, &i.project)).collect::<Vec<_>>()),
         1 => envelope::sync(instances.iter().map(|i| convert::instance(i)).collect::<Vec<_>>()),
         _ => {
+            let mut backups = app.instances.all_backups().await?;
             let full = stream::iter(instances).map(|instance| {
                 let app = app.clone();
+                let backups = backups.remove(&instance.uuid).unwrap_or_default();
                 async move {
                     let state = live_state(&app, &instance, Depth::Activity).await;
-                    convert::full(&instance, state)
+                    convert::full(&instance, state, &backups)
                 }
             });
             envelope::sync(full.buffered(CONCURRENCY).collect::<Vec<_>>().await)

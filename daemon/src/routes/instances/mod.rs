@@ -1,10 +1,12 @@
 //! `/1.0/instances`, and the same under the legacy paths `/1.0/containers` and `/1.0/virtual-machines`.
 
+mod backups;
 mod console;
 mod create;
 mod crud;
 mod exec;
 mod files;
+mod import;
 mod list;
 mod logs;
 mod moves;
@@ -97,6 +99,7 @@ pub fn routes() -> Router<Shared> {
             .merge(logs::routes(base))
             .merge(parts::routes(base))
             .merge(snapshots::routes(base))
+            .merge(backups::routes(base))
     })
 }
 

@@ -1,4 +1,4 @@
-//! What this version knows of an instance's backups and image metadata.
+//! What this version knows of an instance's image metadata.
 
 use axum::{
     Router,
@@ -11,13 +11,11 @@ use serde_json::json;
 use super::Prefix;
 use crate::{
     app::Shared,
-    http::{ApiError, ApiResult, Query, envelope, etag},
+    http::{ApiResult, Query, envelope, etag},
 };
 
 pub fn routes(base: &str) -> Router<Shared> {
     Router::new()
-        .route(&format!("{base}/{{name}}/backups"), get(none).post(no_backups))
-        .route(&format!("{base}/{{name}}/backups/{{backup}}"), get(no_backup).delete(no_backup))
         .route(&format!("{base}/{{name}}/metadata"), get(metadata))
         .route(&format!("{base}/{{name}}/metadata/templates"), get(none))
 }
@@ -25,14 +23,6 @@ pub fn routes(base: &str) -> Router<Shared> {
 async fn none(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
     prefix.find(&app, query.project(), &name)?;
     Ok(envelope::sync(json!([])))
-}
-
-async fn no_backups(Path(name): Path<String>) -> ApiError {
-    ApiError::invalid(format!("Backup of instance \"{name}\": backups are not supported yet by this version"))
-}
-
-async fn no_backup(Path((name, backup)): Path<(String, String)>) -> ApiError {
-    ApiError::not_found(format!("Instance \"{name}\" has no backup \"{backup}\""))
 }
 
 /// What is known of the image that the instance was made from.
