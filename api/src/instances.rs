@@ -204,6 +204,14 @@ pub struct InstanceSource {
     pub allow_inconsistent: bool,
 }
 
+/// A new content for an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceRebuildPost {
+    /// What it is made from: `image` or `none`.
+    pub source: InstanceSource,
+}
+
 /// What of an instance can be changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

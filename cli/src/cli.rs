@@ -82,6 +82,8 @@ pub enum Command {
     Snapshot(snapshot::Snapshot),
     /// Make an instance what it was at a snapshot
     Restore(snapshot::Restore),
+    /// Make an instance anew of an image
+    Rebuild(rebuild::Rebuild),
     /// Write an instance with its snapshots to a file
     Export(backup::Export),
     /// Make an instance of a file that was exported
@@ -149,6 +151,7 @@ impl Command {
             Self::Move(command) => command.run(context).await,
             Self::Snapshot(command) => command.run(context).await,
             Self::Restore(command) => command.run(context).await,
+            Self::Rebuild(command) => command.run(context).await,
             Self::Export(command) => command.run(context).await,
             Self::Import(command) => command.run(context).await,
             Self::List(command) => command.run(context).await,

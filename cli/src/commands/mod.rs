@@ -23,6 +23,7 @@ pub mod profile;
 pub mod project;
 pub mod publish;
 pub mod query;
+pub mod rebuild;
 pub mod snapshot;
 pub mod storage;
 pub mod warning;

@@ -62,6 +62,7 @@ const EXTENSIONS: &[&str] = &[
     "instance_project_move",
     "instance_snapshot_never",
     "instances",
+    "instances_rebuild",
     "kernel_limits",
     "limits_hugepages",
     "linux_sysctl",

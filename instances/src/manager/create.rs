@@ -7,12 +7,12 @@ use berth_store::{Outcome, Txn, admitted, doc};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::use_running::volume_kind;
+use super::volumes::Volume;
 use super::{Instances, Shared};
 use crate::backups::Restored;
 use crate::devices::{self, Link};
 use crate::documents::{
-    Claim, InstanceDoc, Phase, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
+    Claim, InstanceDoc, Phase, Purpose, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
 };
 use crate::drivers::Provision;
 use crate::error::{Error, Result};
@@ -68,7 +68,7 @@ pub(super) struct Draft {
 }
 
 /// What the volume of a new instance is filled with.
-enum Content {
+pub(super) enum Content {
     Nothing,
     /// Project and fingerprint of an image.
     Image(String, String),
@@ -137,7 +137,12 @@ impl Shared {
     }
 
     /// What the volume is filled with, the properties of the image, and the profiles it wants.
-    async fn source(&self, project: &str, kind: Kind, source: Source) -> Result<(Content, Config, Vec<String>)> {
+    pub(super) async fn source(
+        &self,
+        project: &str,
+        kind: Kind,
+        source: Source,
+    ) -> Result<(Content, Config, Vec<String>)> {
         let default = || vec!["default".to_owned()];
         let fingerprint = match source {
             Source::Image { fingerprint } => fingerprint,
@@ -267,10 +272,13 @@ impl Instances {
         match &draft.content {
             Content::Copy(original) => self.copy_into(original, document, progress).await?,
             Content::Image(project, fingerprint) => {
-                self.shared.provision(draft, Some((project, fingerprint)), progress).await?;
+                let image = Some((project.as_str(), fingerprint.as_str()));
+                self.shared.provision(&Volume::of(document), draft.disk_size, image, progress).await?;
             }
             Content::Backup(restored) => self.shared.unpack_backup(draft, restored, progress).await?,
-            Content::Nothing => self.shared.provision(draft, None, progress).await?,
+            Content::Nothing => {
+                self.shared.provision(&Volume::of(document), draft.disk_size, None, progress).await?;
+            }
         }
         let key = instance_key(&draft.project, &draft.name);
         let done = doc::update::<InstanceDoc, Error, _>(&*self.shared.store, &key, |document| {
@@ -282,12 +290,22 @@ impl Instances {
 }
 
 impl Shared {
-    async fn provision(&self, draft: &Draft, image: Option<(&str, &str)>, progress: &Arc<Progress>) -> Result<()> {
-        let document = &draft.document;
-        let volume = document.volume.simple().to_string();
-        let pending = self.pools.prepare(&document.pool, volume_kind(document.kind), &volume).await?;
-        let source = Provision { images: &self.images, image, disk_size: draft.disk_size };
-        self.drivers.of(document.kind).provision(pending.path(), &source, &**progress).await?;
+    /// Makes the volume of an instance, with the content of an image (project and fingerprint) if there is one.
+    pub(super) async fn provision(
+        &self,
+        volume: &Volume,
+        disk_size: u64,
+        image: Option<(&str, &str)>,
+        progress: &Arc<Progress>,
+    ) -> Result<()> {
+        let kind = match volume.purpose {
+            Purpose::Container | Purpose::ContainerSnapshot => Kind::Container,
+            Purpose::VirtualMachine | Purpose::VirtualMachineSnapshot => Kind::VirtualMachine,
+        };
+        let place = volume.reference();
+        let pending = self.pools.prepare(&place.pool, place.kind, &place.name).await?;
+        let source = Provision { images: &self.images, image, disk_size };
+        self.drivers.of(kind).provision(pending.path(), &source, &**progress).await?;
         pending.commit().await?;
         Ok(())
     }

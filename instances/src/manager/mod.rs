@@ -14,6 +14,7 @@ mod lend;
 mod live;
 mod open;
 mod profile_edits;
+mod rebuild;
 mod refresh;
 mod remove;
 mod rename;

@@ -106,7 +106,7 @@ impl Actor {
     }
 
     /// As [`switch`](Self::switch), to a volume of another content.
-    async fn switch_content(&mut self, volume: Volume, document: InstanceDoc) -> Result<()> {
+    pub(super) async fn switch_content(&mut self, volume: Volume, document: InstanceDoc) -> Result<()> {
         self.give_up_state().await?;
         self.switch(volume, document).await
     }

@@ -16,7 +16,7 @@ use super::volumes::{Volume, purpose};
 use super::{Answer, Command, Instances, Shared};
 use crate::documents::{SnapshotDoc, snapshot_key, snapshots_key};
 use crate::error::{Error, Result};
-use crate::model::{NewSnapshot, Snapshot};
+use crate::model::{NewSnapshot, Snapshot, Source};
 use crate::projects::Permission;
 use crate::snapshots::{expiry, name as names};
 
@@ -69,6 +69,12 @@ pub(super) enum Work {
     Lend {
         snapshot: Option<String>,
         answer: Answer<Loan>,
+    },
+    /// Get a new content.
+    Rebuild {
+        source: Source,
+        progress: Arc<Progress>,
+        answer: Answer<()>,
     },
     /// Leave the volumes as they are while a backup is made of them.
     Read {
@@ -182,6 +188,10 @@ impl Actor {
             Work::Replace { volume, answer } => reply(answer, self.replace_volume(volume).await),
             Work::Adopt { name, snapshot, answer } => reply(answer, self.adopt_snapshot(name, *snapshot).await),
             Work::Lend { snapshot, answer } => self.lend(snapshot.as_deref(), answer).await,
+            Work::Rebuild { source, progress, mut answer } => {
+                let result = self.rebuild(source, &progress, answer.closed()).await;
+                reply(answer, result);
+            }
             Work::Read { instance_only, progress, answer } => self.let_read(instance_only, &progress, answer).await,
             Work::Move { pool, progress, mut answer } => {
                 let result = self.move_to_pool(&pool, &progress, answer.closed()).await;

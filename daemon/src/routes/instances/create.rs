@@ -81,7 +81,8 @@ async fn request_of(app: &App, prefix: Prefix, project: &str, post: InstancesPos
     })
 }
 
-async fn source(app: &App, project: &str, source: &InstanceSource) -> ApiResult<Source> {
+/// What an instance is to be made of.
+pub async fn source(app: &App, project: &str, source: &InstanceSource) -> ApiResult<Source> {
     match source.kind.as_str() {
         "none" => Ok(Source::None),
         "image" => image(app, project, source).await,

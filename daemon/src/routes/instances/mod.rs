@@ -11,6 +11,7 @@ mod list;
 mod logs;
 mod moves;
 mod parts;
+mod rebuild;
 mod session;
 mod snapshots;
 mod state;
@@ -100,6 +101,7 @@ pub fn routes() -> Router<Shared> {
             .merge(parts::routes(base))
             .merge(snapshots::routes(base))
             .merge(backups::routes(base))
+            .merge(rebuild::routes(base))
     })
 }
 
