@@ -7,6 +7,7 @@
 //! | [`virtio`] | the status machine, rings, and the PCI transport |
 //! | [`saved`] | state that outlives the process: sections with kind and version |
 //! | [`worker`] | the thread on which a device runs its queues |
+//! | [`seccomp`] | what each kind of thread may ask of the kernel |
 //! | [`block`], [`net`], [`vsock`], [`rng`] | virtio devices |
 //! | [`serial`], [`rtc`], [`i8042`] | what remains of a PC |
 //!
@@ -22,6 +23,7 @@ pub mod pci;
 pub mod rng;
 pub mod rtc;
 pub mod saved;
+pub mod seccomp;
 pub mod serial;
 pub mod virtio;
 pub mod vsock;

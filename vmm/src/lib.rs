@@ -12,6 +12,7 @@
 //! | [`acpi`], [`boot`] | firmware tables; kernel, initrd, boot parameters |
 //! | [`state`] | a paused machine as saved state, and back |
 //! | [`machine`] | all of that put together |
+//! | [`seccomp`] | what each kind of thread may ask of the kernel |
 //! | [`process`] | `berth-vmm run`: handshake, control socket, console, agent |
 //! | [`probe`] | `berth-vmm probe`: whether a guest can live under this host's KVM |
 
@@ -27,5 +28,6 @@ pub mod memory;
 pub mod power;
 pub mod probe;
 pub mod process;
+pub mod seccomp;
 pub mod spec;
 pub mod state;

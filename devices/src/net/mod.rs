@@ -14,6 +14,7 @@ mod transmit;
 
 pub use config::NetConfig;
 pub use device::Net;
+pub(crate) use tap::TUNSETOFFLOAD;
 
 /// System calls of the card's thread beside those of every device.
 pub(crate) const SYSCALLS: &[libc::c_long] = &[libc::SYS_ioctl, libc::SYS_readv, libc::SYS_writev];

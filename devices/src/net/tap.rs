@@ -9,7 +9,8 @@ use virtio_bindings::virtio_net::{
 
 use super::config::HEADER;
 
-const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+/// Request that tells a tap what its reader can take.
+pub(crate) const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 /// Virtio feature and the tap's flag for "the reader can take that".
 const OFFLOADS: [(u32, u32); 4] = [

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
@@ -12,6 +13,7 @@ use super::sys::{KickGuard, internal_error};
 use super::{Gate, KvmError, Wanted, refused};
 use crate::bus::Buses;
 use crate::machine::{GuestSignal, SignalSender};
+use crate::seccomp;
 
 /// Class of internal errors that are instructions KVM cannot emulate.
 const SUBERROR_EMULATION: u32 = 1;
@@ -77,7 +79,17 @@ impl Vcpu {
 
     /// Begins its thread, which waits at the gate.
     pub fn start(self, context: Context) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(format!("vcpu{}", self.id)).spawn(move || self.run(&context))
+        let filter = seccomp::vcpu()?;
+        let (ready, confined) = sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("vcpu{}", self.id)).spawn(move || {
+            let outcome = filter.enter();
+            let go = outcome.is_ok();
+            if ready.send(outcome).is_ok() && go {
+                self.run(&context);
+            }
+        })?;
+        confined.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of a virtual CPU died in its set-up")))?;
+        Ok(thread)
     }
 
     fn run(mut self, context: &Context) {

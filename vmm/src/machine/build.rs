@@ -14,7 +14,7 @@ use berth_devices::rtc::Rtc;
 use berth_devices::serial::Serial;
 use berth_devices::virtio::{VirtioDevice, VirtioPci};
 use berth_devices::vsock::{Vsock, VsockConfig};
-use berth_devices::worker::{ThreadSetup, no_setup};
+use berth_devices::worker::ThreadSetup;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use super::signal::SignalSender;
@@ -30,6 +30,7 @@ use crate::kvm::vcpu::{Context, Vcpu};
 use crate::kvm::{self, Gate, KvmError};
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{self, Power};
+use crate::seccomp;
 use crate::state::SaveError;
 
 const COM1_PORT: u64 = 0x3f8;
@@ -177,7 +178,7 @@ struct PciBuilder<'a> {
 impl<'a> PciBuilder<'a> {
     fn new(vm: &'a Arc<VmFd>, routing: &'a Arc<Routing>, memory: &'a Memory, window: (u64, u64)) -> Self {
         let bars = BarSpace { next: window.0, end: window.0 + window.1 };
-        Self { root: PciRoot::new(), vm, routing, memory, bars, setup: no_setup() }
+        Self { root: PciRoot::new(), vm, routing, memory, bars, setup: seccomp::devices() }
     }
 
     /// Guests name network devices by their slot, so what comes and goes most, disks, is last.

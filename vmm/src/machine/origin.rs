@@ -1,6 +1,7 @@
 //! What a machine begins with: a kernel, or the state another one was saved in.
 
 use std::fs::File;
+use std::io;
 
 use berth_devices::saved::{Sections, StateError};
 use kvm_bindings::CpuId;
@@ -11,10 +12,11 @@ use super::BuildError;
 use crate::acpi::{self, Platform};
 use crate::boot::{self, Payload};
 use crate::bus::Buses;
-use crate::cpu::registers;
+use crate::cpu::registers::{self, Entry};
 use crate::kvm;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{self, Memory};
+use crate::seccomp;
 use crate::state::{MACHINE, SaveError, SavedMachine, cpu, platform, ram};
 
 /// What a machine begins with.
@@ -130,9 +132,22 @@ fn load(shape: &Shape, memory: &Memory, vcpus: &[Vcpu], kernel: &mut Boot) -> Re
     let Boot { kernel, initrds, cmdline } = kernel;
     let kernel = kernel.try_clone()?;
     let (initrds, cmdline) = (std::mem::take(initrds), std::mem::take(cmdline));
-    let entry = boot::load(memory, Payload { kernel, initrds, cmdline, rsdp, memory_size: shape.memory })?;
+    let entry = read_kernel(memory, Payload { kernel, initrds, cmdline, rsdp, memory_size: shape.memory })?;
     if let Some(boot_cpu) = vcpus.first() {
         registers::set_entry(boot_cpu.fd(), memory, entry)?;
     }
     Ok(())
+}
+
+/// Kernel and initrd come from the guest's disk: they are read on a thread that can do nothing else.
+fn read_kernel(memory: &Memory, payload: Payload) -> Result<Entry, BuildError> {
+    let filter = seccomp::loader()?;
+    std::thread::scope(|scope| {
+        let read = || {
+            filter.enter()?;
+            Ok(boot::load(memory, payload)?)
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn_scoped(scope, read)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the loader of the kernel panicked").into()))
+    })
 }
