@@ -1,8 +1,9 @@
-//! Host ids for containers: a range of its own for each.
+//! Host ids for instances: a range of its own for each. A container is mapped to it; the process of a virtual machine is its
+//! first user and group, so that no two of them, nor one of them and a container, are ever the same user.
 
 use rand::Rng;
 
-/// Ids of one container.
+/// Ids of one instance.
 pub(crate) const RANGE: u32 = 65_536;
 /// Ranges begin here: above what distributions give to people, system users and `/etc/subuid`'s first lines.
 const FIRST: u32 = 1_000_000 / RANGE + 1;

@@ -60,7 +60,7 @@ pub(crate) struct Plan {
     /// `linux.sysctl.*` of a container.
     pub sysctls: BTreeMap<String, String>,
     pub modules: Vec<String>,
-    /// First host id of a container's range.
+    /// First host id of the instance's range.
     pub idmap_base: Option<u32>,
     /// vsock address of a virtual machine.
     pub vsock_cid: Option<u32>,

@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of output kept in memory and shown to whoever attaches; LXD keeps as much.
 pub const RING_SIZE: usize = 128 * 1024;
-/// Size at which the log file is renamed to `NAME.1` (replacing an older one) and begun anew.
+/// Size at which the log file is copied to `NAME.1` (replacing an older one) and begun anew.
 pub const LOG_SIZE: u64 = 4 * 1024 * 1024;
 /// Output kept for a client that does not read; beyond it the oldest is dropped, so a guest is never held up.
 const CLIENT_BACKLOG: usize = 4 * RING_SIZE;
@@ -22,9 +22,7 @@ const CLIENT_BACKLOG: usize = 4 * RING_SIZE;
 #[derive(Debug)]
 pub struct Console {
     ring: VecDeque<u8>,
-    log: File,
-    log_path: PathBuf,
-    log_length: u64,
+    log: Log,
     client: Option<Client>,
 }
 
@@ -55,37 +53,22 @@ pub enum AttachError {
 }
 
 impl Console {
-    /// A console that logs to the file at `log_path` (appended to, mode 0600).
+    /// A console that logs to the file at `log_path` (appended to, mode 0600). Nothing is opened by path later.
     pub fn new(log_path: &Path) -> io::Result<Self> {
-        let log = open_log(log_path)?;
-        let log_length = log.metadata()?.len();
-        Ok(Self { ring: VecDeque::new(), log, log_path: log_path.to_owned(), log_length, client: None })
+        Ok(Self { ring: VecDeque::new(), log: Log::open(log_path)?, client: None })
     }
 
     /// Takes what the guest printed.
     pub fn output(&mut self, bytes: &[u8]) {
         push_bounded(&mut self.ring, bytes, RING_SIZE);
-        if self.write_log(bytes).is_err() {
+        if self.log.write(bytes).is_err() {
             // A full disk must stop neither the guest nor its console; the ring still has the text.
-            self.log_length = 0;
+            self.log.length = 0;
         }
         if let Some(client) = &mut self.client {
             push_bounded(&mut client.pending, bytes, CLIENT_BACKLOG);
         }
         self.flush();
-    }
-
-    fn write_log(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.log_length + bytes.len() as u64 > LOG_SIZE {
-            let mut old = self.log_path.clone().into_os_string();
-            old.push(".1");
-            std::fs::rename(&self.log_path, old)?;
-            self.log = open_log(&self.log_path)?;
-            self.log_length = 0;
-        }
-        self.log.write_all(bytes)?;
-        self.log_length += bytes.len() as u64;
-        Ok(())
     }
 
     /// Attaches a new client and returns its end of the connection. Its first bytes are the ring's content.
@@ -144,8 +127,46 @@ impl Console {
     }
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+/// The log and what it held before it was begun anew.
+#[derive(Debug)]
+struct Log {
+    present: File,
+    past: File,
+    length: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> io::Result<Self> {
+        let open = |path: &Path| OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+        let present = open(path)?;
+        let mut past = path.to_owned().into_os_string();
+        past.push(".1");
+        let length = present.metadata()?.len();
+        Ok(Self { present, past: open(Path::new(&past))?, length })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.length + bytes.len() as u64 > LOG_SIZE {
+            self.turn_over()?;
+        }
+        self.present.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Both files are appended to, so that what is written lands at their end wherever that is.
+    fn turn_over(&mut self) -> io::Result<()> {
+        const PIECE: usize = 64 * 1024;
+        self.past.set_len(0)?;
+        let (mut piece, mut at) = (vec![0; PIECE], 0);
+        while let count @ 1.. = self.present.read_at(&mut piece, at)? {
+            self.past.write_all(&piece[..count])?;
+            at += count as u64;
+        }
+        self.present.set_len(0)?;
+        self.length = 0;
+        Ok(())
+    }
 }
 
 fn push_bounded(queue: &mut VecDeque<u8>, bytes: &[u8], cap: usize) {
@@ -204,10 +225,12 @@ mod tests {
     #[test]
     fn the_log_is_turned_over() {
         let (dir, mut console) = console();
-        for _ in 0..3 {
-            console.output(&vec![b'x'; (LOG_SIZE / 2) as usize + 1]);
+        let half = LOG_SIZE / 2 + 1;
+        for byte in [b'x', b'y', b'z'] {
+            console.output(&vec![byte; half as usize]);
         }
-        assert!(dir.path().join("console.log.1").exists());
-        assert!(std::fs::metadata(dir.path().join("console.log")).unwrap().len() <= LOG_SIZE);
+        let log = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        assert_eq!(log("console.log.1"), vec![b'y'; half as usize]);
+        assert_eq!(log("console.log"), vec![b'z'; half as usize]);
     }
 }

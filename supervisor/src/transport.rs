@@ -131,15 +131,24 @@ impl AsRawFd for Endpoint {
     }
 }
 
-/// A listening control socket. The file is removed when this is dropped.
+/// A listening control socket.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
-    path: std::path::PathBuf,
+    /// Removed when this is dropped.
+    path: Option<std::path::PathBuf>,
 }
 
 impl Listener {
-    /// Listens at `path` with mode 0600, replacing a socket file that a dead predecessor left.
+    /// Leaves the removal of the socket's file to somebody else.
+    pub fn leave_file(self) -> Self {
+        let mut listener = self;
+        listener.path = None;
+        listener
+    }
+
+    /// Listens at `path` with mode 0600, replacing a socket file that a dead predecessor left. The file is removed when the
+    /// listener is dropped.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -149,7 +158,7 @@ impl Listener {
         rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
         rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
         rustix::net::listen(&fd, 128)?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd, path: Some(path.to_owned()) })
     }
 
     /// Takes the next connection.
@@ -167,7 +176,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // The run directory may be gone already, which is as good.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = self.path.take().map(std::fs::remove_file);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use berth_tests::guests::{Events, daemon_with_debian, sh, status, step, wait_booted};
 use berth_tests::{Daemon, Run, Setup, Terminal};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Makes a `/dev` without `kvm` before the daemon starts.
 const NO_KVM: &str = "dev=$(mktemp -d); mount -t tmpfs dev $dev; cp -a /dev/null /dev/zero /dev/full /dev/random \
@@ -19,6 +19,7 @@ fn faults_of_virtual_machines() {
     wait_booted(&daemon, "v1");
     a_killed_daemon_finds_its_machine_again(&mut daemon);
     a_killed_vmm_is_told_and_leaves_nothing(&daemon);
+    a_killed_process_of_a_guest_is_told(&daemon);
     daemon.berth("start v1 --wait").ok();
     a_kernel_that_panics_is_told(&daemon);
     an_agent_that_never_comes_is_told(&daemon);
@@ -72,6 +73,20 @@ fn a_killed_vmm_is_told_and_leaves_nothing(daemon: &Daemon) {
     assert_eq!(status(daemon, "v1"), "STOPPED");
     let info = daemon.berth("info v1").ok();
     assert!(info.contains("killed"), "{info}");
+    nothing_runs(daemon);
+}
+
+fn a_killed_process_of_a_guest_is_told(daemon: &Daemon) {
+    step("a killed process of a guest is told");
+    daemon.berth("start v1").ok();
+    let events = Events::watch(daemon);
+    let process = Pid::from_raw(daemon.instance_pid("v1").try_into().unwrap()).unwrap();
+    assert_ne!(process, daemon.supervisor("v1"));
+    kill_process(process, Signal::KILL).unwrap();
+    events.wait_for("instance-shutdown", "v1");
+    assert_eq!(status(daemon, "v1"), "STOPPED");
+    let info = daemon.berth("info v1").ok();
+    assert!(info.contains("the VMM was killed, perhaps because memory ran out"), "{info}");
     nothing_runs(daemon);
 }
 

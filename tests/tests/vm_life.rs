@@ -25,6 +25,7 @@ fn a_virtual_machine_lives_beside_a_container() {
     they_reach_each_other_by_name(&daemon);
     daemon.berth("delete --force c1").ok();
     it_has_its_limits(&daemon);
+    its_process_is_confined(&daemon);
     exec_passes_everything_on(&daemon);
     a_terminal_is_a_terminal(&daemon);
     signals_reach_a_program(&daemon);
@@ -74,6 +75,39 @@ fn it_has_its_limits(daemon: &Daemon) {
     assert_eq!(sh(daemon, "v1", "nproc"), "2\n");
     let kib: u64 = sh(daemon, "v1", "awk '/^MemTotal/ {print $2}' /proc/meminfo").trim().parse().unwrap();
     assert!((640 << 10..768 << 10).contains(&kib), "{kib} KiB");
+}
+
+fn its_process_is_confined(daemon: &Daemon) {
+    step("its process is confined");
+    let process = std::path::PathBuf::from(format!("/proc/{}", daemon.instance_pid("v1")));
+    let mut names = Vec::new();
+    for task in std::fs::read_dir(process.join("task")).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            line.unwrap_or_else(|| panic!("no {name} in {status}")).to_owned()
+        };
+        names.push(field("Name"));
+        for capabilities in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(field(capabilities), "0000000000000000", "{status}");
+        }
+        assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"), "{status}");
+        for ids in [field("Uid"), field("Gid")] {
+            let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            assert!(ids.iter().all(|id| *id >= 1_000_000 && *id == ids[0]), "{status}");
+        }
+        assert_eq!(field("Groups").trim(), "", "{status}");
+    }
+    for name in ["vcpu0", "vcpu1", "rng", "vsock", "net0", "blk0"] {
+        assert!(names.iter().any(|thread| thread == name), "no thread {name} in {names:?}");
+    }
+    let own = Path::new("/proc/self");
+    for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
+        let of = |process: &Path| std::fs::read_link(process.join("ns").join(namespace)).unwrap();
+        assert_ne!(of(&process), of(own), "{namespace}");
+    }
+    let root = std::fs::read_dir(process.join("root")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(root.collect::<Vec<_>>(), ["vsock"]);
 }
 
 fn exec_passes_everything_on(daemon: &Daemon) {

@@ -45,6 +45,9 @@ struct Arguments {
     /// MiB
     #[arg(long, default_value_t = 256)]
     memory: u64,
+    /// User and group the machine's process becomes
+    #[arg(long, default_value_t = 1_000_000)]
+    user: u32,
     #[arg(long)]
     run_dir: PathBuf,
     #[arg(long)]
@@ -99,6 +102,7 @@ fn specification(arguments: &Arguments) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)
     let spec = VmSpec {
         uuid: "00112233445566778899aabbccddeeff".into(),
         name: "trial".into(),
+        user: arguments.user,
         vcpus: arguments.vcpus,
         memory: arguments.memory << 20,
         origin: OriginSpec::Boot { kernel, initrds, cmdline: arguments.cmdline.clone() },

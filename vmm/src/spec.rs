@@ -25,6 +25,8 @@ pub struct VmSpec {
     pub uuid: String,
     /// Name for messages and logs.
     pub name: String,
+    /// User and group the machine's process becomes: ids that nothing else on the host has.
+    pub user: u32,
     /// Virtual CPUs, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
     /// Bytes of memory, a multiple of 4096 and at least [`MIN_MEMORY`].
@@ -35,7 +37,7 @@ pub struct VmSpec {
     pub disks: Vec<DiskSpec>,
     /// Network devices in the order in which the guest finds them.
     pub nics: Vec<NicSpec>,
-    /// Context id of the vsock device; its sockets are `vsock` and `vsock_<port>` in the run directory.
+    /// Context id of the vsock device; its sockets are `vsock/socket` and `vsock/socket_<port>` in the run directory.
     pub vsock_cid: Option<u32>,
     /// Log of the serial console.
     pub console_log: PathBuf,
@@ -136,6 +138,9 @@ pub enum SpecError {
         max: usize,
     },
     /// See the message.
+    #[error("the machine's process cannot be the user {0}, which is the host's; it needs one of its own")]
+    User(u32),
+    /// See the message.
     #[error("vsock context id {0} is reserved; guests have 3 and above")]
     Cid(u32),
 }
@@ -143,6 +148,9 @@ pub enum SpecError {
 impl VmSpec {
     /// Checks what can be checked without touching anything.
     pub fn validate(&self) -> Result<(), SpecError> {
+        if self.user == 0 || self.user == u32::MAX {
+            return Err(SpecError::User(self.user));
+        }
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             return Err(SpecError::Vcpus { vcpus: self.vcpus });
         }
@@ -176,6 +184,7 @@ pub(crate) mod tests {
         VmSpec {
             uuid: "00112233445566778899aabbccddeeff".into(),
             name: "v1".into(),
+            user: 1_000_000,
             vcpus: 2,
             memory: 256 << 20,
             origin: boot(vec![FdIndex(1)], "console=ttyS0"),
@@ -189,6 +198,7 @@ pub(crate) mod tests {
     #[test]
     fn limits_are_checked() {
         assert_eq!(sample().validate(), Ok(()));
+        assert!(VmSpec { user: 0, ..sample() }.validate().is_err());
         assert!(VmSpec { vcpus: 0, ..sample() }.validate().is_err());
         assert!(VmSpec { vcpus: 255, ..sample() }.validate().is_err());
         assert!(VmSpec { memory: 1 << 20, ..sample() }.validate().is_err());

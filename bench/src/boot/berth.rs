@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use berth_api::client::{Client, Endpoint, Method};
 use berth_supervisor::{
     protocol::{BootTimes, CONTROL_SOCKET, Reply, Request, Status},
+    record::Identity,
     transport::AsyncEndpoint,
 };
 use serde_json::json;
@@ -67,7 +68,8 @@ impl<'a> Machine<'a> {
         let BootTimes { began, user_space: Some(user_space), agent: Some(agent) } = times else {
             bail!("the guest's console did not show the mark of its first program; do its kernel's arguments hide it?");
         };
-        let memory = memory::beside_guest(status.pid, self.memory)?;
+        let keeper = Identity::load(&self.run_dir()?)?.context("berth-vmm left no identity")?.pid;
+        let memory = memory::beside_guest(status.pid, self.memory)? + memory::whole(keeper)?;
         Ok(Boot { requested, process: began, user_space, agent, memory })
     }
 

@@ -7,12 +7,7 @@ const PIECE: u64 = 4;
 
 /// Bytes that a process takes beside its guest's memory: its proportional share of everything mapped, but for the guest's.
 pub fn beside_guest(pid: u32, guest: u64) -> Result<u64> {
-    let read = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-    };
-    let (total, mappings) = (read("smaps_rollup")?, read("smaps")?);
-    let total = mappings_of(&total).first().context("smaps_rollup has an unknown form")?.pss;
+    let (total, mappings) = (whole(pid)?, read(pid, "smaps")?);
     let pieces: Vec<_> = mappings_of(&mappings)
         .into_iter()
         .filter(|mapping| mapping.writable && mapping.size >= guest / PIECE)
@@ -21,6 +16,16 @@ pub fn beside_guest(pid: u32, guest: u64) -> Result<u64> {
         bail!("the guest's memory is not to be told from the rest of process {pid}");
     }
     Ok(total.saturating_sub(pieces.iter().map(|piece| piece.pss).sum()))
+}
+
+/// Bytes that a process takes: its proportional share of everything mapped.
+pub fn whole(pid: u32) -> Result<u64> {
+    Ok(mappings_of(&read(pid, "smaps_rollup")?).first().context("smaps_rollup has an unknown form")?.pss)
+}
+
+fn read(pid: u32, name: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/{name}");
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -33,7 +33,7 @@ const AGENT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long a guest may take to write out what it holds back.
 const SYNC_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// The VMM's socket for connections to the guest's vsock ports, in the run directory.
-const VSOCK_SOCKET: &str = "vsock";
+const VSOCK_SOCKET: &str = "vsock/socket";
 
 /// See the module's text.
 pub(crate) struct VmDriver {
@@ -197,7 +197,7 @@ impl Driver for VmDriver {
     }
 
     async fn clean_up(&self, _uuid: &str) -> Result<()> {
-        // A VMM that was killed leaves nothing but its run directory: taps and memory go with the process.
+        // A VMM that was killed leaves nothing but its run directory: taps and memory go with its two processes.
         Ok(())
     }
 }
@@ -268,6 +268,7 @@ fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result
     let spec = VmSpec {
         uuid: plan.uuid.simple().to_string(),
         name: plan.name.clone(),
+        user: plan.idmap_base.ok_or_else(no_ids)?,
         vcpus: plan.vcpus().map_err(Error::Invalid)?,
         memory: plan.vm_memory(),
         origin,
@@ -277,6 +278,12 @@ fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result
         console_log: plan.places.console_log(),
     };
     Ok((spec, fds))
+}
+
+fn no_ids() -> Error {
+    Error::Runtime(
+        "the virtual machine has no user id of its own (volatile.idmap.base); make it anew from its image".into(),
+    )
 }
 
 fn command_line(plan: &Plan, boot: &BootFiles) -> String {

@@ -220,30 +220,25 @@ impl Shared {
         let holder = Claim { instance: draft.document.uuid };
         for _ in 0..ATTEMPTS {
             let mut volatile = draft.volatile.clone();
-            let claim = match draft.document.kind {
-                Kind::Container => {
-                    let slot = idmap::candidate(&delegated).ok_or_else(|| {
-                        Error::Runtime(
-                            "no range of user ids is free for another container; free some in /etc/subuid and /etc/subgid"
-                                .to_owned(),
-                        )
-                    })?;
-                    volatile.values.insert("volatile.idmap.base".to_owned(), idmap::base(slot).to_string());
-                    idmap_key(slot)
-                }
-                Kind::VirtualMachine => {
-                    let cid = rand::random_range(FIRST_CID..u32::MAX);
-                    volatile.values.insert("volatile.vsock_id".to_owned(), cid.to_string());
-                    vsock_key(cid)
-                }
-            };
-            let txn = Txn::new()
-                .absent(key.clone())
-                .absent(claim.clone())
+            let slot = idmap::candidate(&delegated).ok_or_else(|| {
+                Error::Runtime(
+                    "no range of user ids is free for another instance; free some in /etc/subuid and /etc/subgid"
+                        .to_owned(),
+                )
+            })?;
+            volatile.values.insert("volatile.idmap.base".to_owned(), idmap::base(slot).to_string());
+            let mut claims = vec![idmap_key(slot)];
+            if draft.document.kind == Kind::VirtualMachine {
+                let cid = rand::random_range(FIRST_CID..u32::MAX);
+                volatile.values.insert("volatile.vsock_id".to_owned(), cid.to_string());
+                claims.push(vsock_key(cid));
+            }
+            let mut txn = claims.iter().cloned().fold(Txn::new().absent(key.clone()), Txn::absent);
+            txn = txn
                 .write(doc::put(key.clone(), &draft.document))
                 .write(doc::put(volatile_key(draft.document.uuid), &volatile))
-                .write(doc::put(uuid_key(draft.document.uuid), &holder))
-                .write(doc::put(claim, &holder));
+                .write(doc::put(uuid_key(draft.document.uuid), &holder));
+            txn = claims.into_iter().fold(txn, |txn, claim| txn.write(doc::put(claim, &holder)));
             let change = Change::Instance {
                 name: &draft.name,
                 kind: draft.document.kind,
@@ -262,7 +257,7 @@ impl Shared {
                 Outcome::Conflict { .. } => {}
             }
         }
-        Err(Error::Runtime("no range of user ids was found free for another container; delete some".to_owned()))
+        Err(Error::Runtime("no range of user ids was found free for another instance; delete some".to_owned()))
     }
 }
 

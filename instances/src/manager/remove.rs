@@ -12,7 +12,6 @@ use crate::documents::{
 };
 use crate::error::{Error, Result};
 use crate::idmap;
-use crate::model::Kind;
 
 impl Shared {
     /// Removes volume, logs, run directory and at last the documents of an instance that does not run. May be
@@ -39,13 +38,11 @@ impl Shared {
             .delete(volatile_key(document.uuid))
             .delete(uuid_key(document.uuid))
             .delete(waste_key(Some(document.volume)));
-        let claim = match document.kind {
-            Kind::Container => number("volatile.idmap.base").map(|base| idmap_key(idmap::slot(base))),
-            Kind::VirtualMachine => number("volatile.vsock_id").map(vsock_key),
-        };
-        if let Some(claim) = claim {
-            txn = txn.delete(claim);
-        }
+        let claims = [
+            number("volatile.idmap.base").map(|base| idmap_key(idmap::slot(base))),
+            number("volatile.vsock_id").map(vsock_key),
+        ];
+        txn = claims.into_iter().flatten().fold(txn, Txn::delete);
         match self.store.txn(txn.clone()).await {
             // Soon there is space: that of the volume.
             Err(e) if e.kind() == ErrorKind::NoSpace => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::sys::Kickable;
+use super::sys::{Kickable, install_handler};
 
 /// What the virtual CPUs are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub struct Gate<C> {
 impl<C> Gate<C> {
     /// A gate that is closed for the time being.
     pub fn new() -> Self {
+        install_handler();
         let state = State { wanted: Wanted::Pause, threads: Vec::new(), parked: BTreeMap::new() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }

@@ -52,8 +52,8 @@ extern "C" fn on_kick(_: libc::c_int) {
     });
 }
 
-/// Makes the kick signal harmless and useful in the whole process. Idempotent.
-fn install_handler() {
+/// Makes the kick signal harmless and useful in the whole process. Idempotent. Threads of virtual CPUs may not do that.
+pub fn install_handler() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: the structure is plain data, the handler is async-signal-safe (it stores one byte), and the signal
@@ -73,7 +73,6 @@ pub struct KickGuard(());
 impl KickGuard {
     /// Call on the thread that runs `vcpu`; the guard must be dropped before `vcpu` is. It may be moved meanwhile.
     pub fn new(vcpu: &mut VcpuFd) -> Self {
-        install_handler();
         RUN.with(|run| run.set(vcpu.get_kvm_run()));
         Self(())
     }
@@ -92,7 +91,6 @@ pub struct Kickable(libc::pthread_t);
 impl Kickable {
     /// The calling thread.
     pub fn current() -> Self {
-        install_handler();
         // SAFETY: has no preconditions.
         Self(unsafe { libc::pthread_self() })
     }

@@ -1,15 +1,14 @@
-//! The connection of the guest's agent: it dials [`READY_PORT`], says [`Hello`] and stays connected as long as it lives.
+//! The connection of the guest's agent: it dials [`berth_guest::protocol::READY_PORT`], says [`Hello`] and stays connected as long as it lives.
 //! One in a guest that goes on from a saved state is welcomed first: nobody hears of it before its clock is right and its
 //! random numbers are its own.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_guest::frame::{self, Frame};
-use berth_guest::protocol::{Hello, READY_PORT, Reply, WELCOME_VERSION, Welcome};
+use berth_guest::protocol::{Hello, Reply, WELCOME_VERSION, Welcome};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Random bytes for a guest that goes on: as many as seed the kernel's generator.
@@ -39,10 +38,9 @@ pub enum Past {
     Saved,
 }
 
-/// Where the agent reports; removes its socket when dropped.
+/// Where the agent reports.
 pub struct AgentPort {
     listener: UnixListener,
-    path: PathBuf,
     past: Past,
     candidates: Vec<Candidate>,
     current: Option<(UnixStream, Hello)>,
@@ -63,25 +61,11 @@ enum Heard {
     End,
 }
 
-/// Listens at `path`, replacing what a dead predecessor left.
-pub fn bind_fresh(path: impl AsRef<Path>) -> io::Result<UnixListener> {
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
-}
-
 impl AgentPort {
-    /// Listens in the current directory, where the socket device connects to for a guest.
-    pub fn listen(past: Past) -> io::Result<Self> {
-        Self::listen_at(format!("vsock_{READY_PORT}").into(), past)
-    }
-
-    fn listen_at(path: PathBuf, past: Past) -> io::Result<Self> {
-        let listener = bind_fresh(&path)?;
+    /// Takes the agent's connections from `listener`, to which the socket device connects for a guest.
+    pub fn new(listener: UnixListener, past: Past) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path, past, candidates: Vec::new(), current: None })
+        Ok(Self { listener, past, candidates: Vec::new(), current: None })
     }
 
     /// What to watch for input. When one of these is readable, call [`handle`](Self::handle).
@@ -141,13 +125,6 @@ impl AgentPort {
                 }
             }
         }
-    }
-}
-
-impl Drop for AgentPort {
-    fn drop(&mut self) {
-        // The run directory may be gone already, which is as good.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -228,6 +205,7 @@ fn is_over(stream: &mut UnixStream) -> bool {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::path::PathBuf;
 
     fn hello(hostname: &str) -> Hello {
         Hello { protocol: 1, agent_version: "0".into(), kernel: "6.1".into(), hostname: hostname.into() }
@@ -236,7 +214,7 @@ mod tests {
     fn port(past: Past) -> (tempfile::TempDir, PathBuf, AgentPort) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vsock_1024");
-        let port = AgentPort::listen_at(path.clone(), past).unwrap();
+        let port = AgentPort::new(UnixListener::bind(&path).unwrap(), past).unwrap();
         (dir, path, port)
     }
 
@@ -277,8 +255,6 @@ mod tests {
         assert_eq!(port.hello(), Some(&hello("b")));
         drop(second);
         assert_eq!(port.handle(), [AgentNews::Lost]);
-        drop(port);
-        assert!(!path.exists());
     }
 
     #[test]

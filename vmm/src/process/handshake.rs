@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 
 use berth_devices::vsock::VsockConfig;
 use berth_supervisor::handshake::{FdIndex, PROTOCOL_VERSION, Proceed, Progress, Start};
@@ -11,13 +10,9 @@ use berth_supervisor::transport::Endpoint;
 use rustix::event::{PollFd, PollFlags};
 
 use super::ProcessError;
-use super::agent::bind_fresh;
-use super::termination::Termination;
+use super::sys::Termination;
 use crate::machine::{Boot, Disk, Nic, Origin, Plan, SavedFiles};
 use crate::spec::{OriginSpec, VmSpec};
-
-/// Name of the socket through which host programs reach the guest, in the run directory.
-pub const VSOCK_SOCKET: &str = "vsock";
 
 /// Waits for the daemon's first message.
 pub fn receive_start(endpoint: &Endpoint) -> Result<(VmSpec, Descriptors), ProcessError> {
@@ -76,13 +71,6 @@ impl Descriptors {
             ProcessError::Handshake(format!("the descriptor of {what} ({}) is missing or used twice", index.0))
         })
     }
-}
-
-/// Makes the socket through which host programs reach the guest.
-pub fn vsock(spec: &VmSpec) -> io::Result<Option<VsockConfig>> {
-    let Some(cid) = spec.vsock_cid else { return Ok(None) };
-    let listener: UnixListener = bind_fresh(VSOCK_SOCKET)?;
-    Ok(Some(VsockConfig { cid, listener, path: VSOCK_SOCKET.into() }))
 }
 
 /// Resolves the specification's descriptors.

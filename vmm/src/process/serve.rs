@@ -12,7 +12,7 @@ use super::agent::{AgentNews, AgentPort};
 use super::connections::{Connections, Id, Said};
 use super::panics::PanicWatch;
 use super::saving::Saving;
-use super::termination::Termination;
+use super::sys::Termination;
 use super::times::Times;
 use crate::machine::{Guest, GuestSignal};
 
@@ -28,6 +28,8 @@ pub struct Supervisor<G> {
     agent: Option<AgentPort>,
     termination: Termination,
     times: Times,
+    /// Of this process, as the host sees it.
+    pid: u32,
     state: RunState,
     saving: Option<Saving>,
 }
@@ -54,6 +56,7 @@ impl<G: Guest> Supervisor<G> {
         agent: Option<AgentPort>,
         termination: Termination,
         times: Times,
+        pid: u32,
     ) -> Self {
         Self {
             guest,
@@ -65,6 +68,7 @@ impl<G: Guest> Supervisor<G> {
             agent,
             termination,
             times,
+            pid,
             state: RunState::Running,
             saving: None,
         }
@@ -268,7 +272,7 @@ impl<G: Guest> Supervisor<G> {
     fn status(&self) -> Status {
         Status {
             state: self.state,
-            pid: std::process::id(),
+            pid: self.pid,
             agent: self.agent.as_ref().and_then(AgentPort::hello).cloned(),
             panic: self.panics.last().map(str::to_owned),
             times: Some(self.times.get()),

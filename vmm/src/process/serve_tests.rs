@@ -101,10 +101,13 @@ impl Bench {
         let drained = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let fake = Fake { calls: calls_sender, signals, output, drained, room: 3 };
         let console = Console::new(&dir.path().join("console.log")).unwrap();
-        let listener = Listener::bind(&dir.path().join("control")).unwrap();
+        let listener = Listener::bind(&dir.path().join("control")).unwrap().leave_file();
+        berth_devices::seccomp::settle_allocator().unwrap();
+        let times = Times::begin();
         let thread = std::thread::spawn(move || {
             let termination = Termination::new().unwrap();
-            let mut supervisor = Supervisor::new(fake, console, listener, None, termination, Times::begin());
+            crate::seccomp::owner().unwrap().enter().unwrap();
+            let mut supervisor = Supervisor::new(fake, console, listener, None, termination, times, 1);
             let exit = supervisor.serve();
             supervisor.end().broadcast(&Event::Exited(exit.clone()));
             exit

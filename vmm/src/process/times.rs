@@ -13,7 +13,8 @@ pub struct Times {
 }
 
 impl Times {
-    /// The process begins.
+    /// The process begins. Call before system calls are filtered: what reads the clock first looks for it in the process's
+    /// own description.
     pub fn begin() -> Self {
         Self { times: BootTimes { began: now(), user_space: None, agent: None }, tail: Vec::new() }
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use berth_devices::saved::Sections;
+use berth_devices::seccomp::settle_allocator;
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use vm_memory::{Bytes, GuestAddress};
@@ -12,6 +13,7 @@ use crate::cpu::registers::{set_common, set_segments};
 use crate::kvm;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{self, Memory};
+use crate::seccomp;
 
 const MEMORY: u64 = 32 << 20;
 const CODE: u64 = 0x1_0000;
@@ -56,24 +58,42 @@ impl Guest {
         }
     }
 
+    /// On a thread that may do what the owner of a machine may.
     fn save(&mut self, msrs: &[u32]) -> Sections {
         // As a paused CPU does: its last access is completed.
         self.vcpu.fd_mut().set_kvm_immediate_exit(1);
         assert!(self.vcpu.fd_mut().run().is_err());
         self.vcpu.fd_mut().set_kvm_immediate_exit(0);
-        let mut sections = Sections::new();
-        platform::save(&self.vm, &mut sections).unwrap();
-        cpu::save(0, &self.vcpu, msrs, &mut sections).unwrap();
-        sections
+        let Self { vcpu, vm, .. } = self;
+        as_owner(move || {
+            let mut sections = Sections::new();
+            platform::save(vm, &mut sections).unwrap();
+            cpu::save(0, vcpu, msrs, &mut sections).unwrap();
+            sections
+        })
     }
 }
 
+fn as_owner<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    settle_allocator().unwrap();
+    let filter = seccomp::owner().unwrap();
+    std::thread::scope(|scope| {
+        let confined = || {
+            filter.enter().unwrap();
+            work()
+        };
+        scope.spawn(confined).join().unwrap()
+    })
+}
+
 fn write_ram(memory: &Memory) -> File {
-    let file = tempfile::tempfile().unwrap();
-    let id = ram::RamId::draw().unwrap();
-    let mut writer = ram::RamWriter::new(memory.clone(), file.try_clone().unwrap(), id).unwrap();
-    while !writer.step().unwrap() {}
-    file
+    let (file, memory) = (tempfile::tempfile().unwrap(), memory.clone());
+    as_owner(move || {
+        let id = ram::RamId::draw().unwrap();
+        let mut writer = ram::RamWriter::new(memory, file.try_clone().unwrap(), id).unwrap();
+        while !writer.step().unwrap() {}
+        file
+    })
 }
 
 #[test]
