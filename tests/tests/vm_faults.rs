@@ -17,6 +17,7 @@ fn faults_of_virtual_machines() {
     a_disk_without_a_kernel_is_refused(&daemon);
     daemon.berth("launch debian/12 v1 --vm --wait").ok();
     wait_booted(&daemon, "v1");
+    two_machines_cannot_write_one_disk(&daemon);
     a_killed_daemon_finds_its_machine_again(&mut daemon);
     a_killed_vmm_is_told_and_leaves_nothing(&daemon);
     a_killed_process_of_a_guest_is_told(&daemon);
@@ -49,6 +50,19 @@ fn nothing_runs(daemon: &Daemon) {
     let runs = std::fs::read_dir(daemon.dir().join("run")).into_iter().flatten().flatten();
     assert_eq!(runs.map(|entry| entry.path()).collect::<Vec<_>>(), Vec::<PathBuf>::new());
     assert_eq!(daemon.ports(), Vec::<String>::new());
+}
+
+fn two_machines_cannot_write_one_disk(daemon: &Daemon) {
+    step("two machines cannot write one disk");
+    daemon.berth("init e1 --empty --vm").ok();
+    let disk = disk_of(daemon, "e1");
+    std::fs::remove_file(&disk).unwrap();
+    std::fs::hard_link(disk_of(daemon, "v1"), &disk).unwrap();
+    let said = daemon.berth("start e1").fails();
+    assert!(said.contains("another program") && said.contains("blk0"), "{said}");
+    assert_eq!(status(daemon, "e1"), "STOPPED");
+    daemon.berth("delete e1").ok();
+    assert_eq!(sh(daemon, "v1", "echo still here"), "still here\n");
 }
 
 fn a_killed_daemon_finds_its_machine_again(daemon: &mut Daemon) {

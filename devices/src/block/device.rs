@@ -4,6 +4,7 @@ use std::io;
 
 use super::config::{BlockConfig, Geometry, QUEUE_SIZE};
 use super::engine::BlockEngine;
+use super::lock::lock;
 use super::saved::SavedBlock;
 use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
@@ -19,8 +20,9 @@ pub struct Block {
 }
 
 impl Block {
-    /// Makes the disk and its (idle) thread.
+    /// Locks the image, and makes the disk and its (idle) thread.
     pub fn new(mut config: BlockConfig, setup: &ThreadSetup) -> io::Result<Self> {
+        lock(&config.file, config.readonly)?;
         let geometry = Geometry::new(&mut config)?;
         let engine = BlockEngine::new(config.file, geometry.clone());
         let worker = Worker::spawn(&config.name, ThreadKind::Block, engine, setup)?;

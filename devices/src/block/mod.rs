@@ -3,6 +3,7 @@
 mod config;
 mod device;
 mod engine;
+mod lock;
 mod request;
 mod saved;
 #[cfg(test)]
