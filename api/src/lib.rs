@@ -10,6 +10,7 @@ pub mod client;
 pub mod envelope;
 pub mod events;
 pub mod exec;
+pub mod hardware;
 pub mod images;
 pub mod instances;
 pub mod networks;

@@ -1,9 +1,12 @@
 //! Resources of the host: the part of LXD's that Berth fills. What it does not know is left empty.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::or_default;
+use crate::{
+    hardware::{ResourcesNetwork, ResourcesPci, ResourcesStorage, ResourcesSystem, ResourcesUsb},
+    or_default,
+};
 
 /// Resources of the host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -16,15 +19,15 @@ pub struct Resources {
     /// GPUs.
     pub gpu: ResourcesCards,
     /// Network cards.
-    pub network: ResourcesCards,
+    pub network: ResourcesNetwork,
     /// Disks.
     pub storage: ResourcesStorage,
     /// USB devices.
-    pub usb: ResourcesDevices,
+    pub usb: ResourcesUsb,
     /// PCI devices.
-    pub pci: ResourcesDevices,
+    pub pci: ResourcesPci,
     /// The machine.
-    pub system: Map<String, Value>,
+    pub system: ResourcesSystem,
 }
 
 /// CPUs.
@@ -121,35 +124,13 @@ pub struct ResourcesMemoryNode {
     pub total: u64,
 }
 
-/// GPUs or network cards.
+/// GPUs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourcesCards {
     /// Cards.
     #[serde(deserialize_with = "or_default")]
     pub cards: Vec<Value>,
-    /// Number.
-    pub total: u64,
-}
-
-/// USB or PCI devices.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResourcesDevices {
-    /// Devices.
-    #[serde(deserialize_with = "or_default")]
-    pub devices: Vec<Value>,
-    /// Number.
-    pub total: u64,
-}
-
-/// Disks.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResourcesStorage {
-    /// Disks.
-    #[serde(deserialize_with = "or_default")]
-    pub disks: Vec<Value>,
     /// Number.
     pub total: u64,
 }

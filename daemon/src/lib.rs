@@ -10,6 +10,7 @@ pub mod events;
 mod guest_api;
 pub mod http;
 pub mod operations;
+mod resources;
 mod routes;
 pub mod serve;
 pub mod server;
