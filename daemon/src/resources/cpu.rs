@@ -1,30 +1,30 @@
 //! Processors and memory.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use berth_api::resources::{ResourcesCpu, ResourcesCpuCore, ResourcesCpuSocket, ResourcesCpuThread, ResourcesMemory};
 
-use super::number;
+use super::{names, number, text};
 
 /// Threads of each core of each socket, as the kernel tells.
-pub fn cpu(root: &Path) -> ResourcesCpu {
+pub fn cpu(sys: &Path, proc: &Path) -> ResourcesCpu {
+    let root = sys.join("devices/system/cpu");
     let mut sockets: BTreeMap<u64, BTreeMap<u64, Vec<ResourcesCpuThread>>> = BTreeMap::new();
     let mut total = 0;
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix("cpu")).and_then(|id| id.parse::<u32>().ok());
-        let Some(id) = id else { continue };
-        let topology = entry.path().join("topology");
+    for name in names(&root) {
+        let Some(id) = name.strip_prefix("cpu").and_then(|id| id.parse::<u32>().ok()) else { continue };
+        let path = root.join(&name);
+        let topology = path.join("topology");
         let (socket, core) = (
             number(&topology.join("physical_package_id")).unwrap_or(0),
             number(&topology.join("core_id")).unwrap_or(0),
         );
         let threads = sockets.entry(socket).or_default().entry(core).or_default();
-        let online = number(&entry.path().join("online")).is_none_or(|online| online == 1);
+        let online = number(&path.join("online")).is_none_or(|online| online == 1);
         threads.push(ResourcesCpuThread { id: i64::from(id), online, ..ResourcesCpuThread::default() });
         total += u64::from(online);
     }
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let info = text(&proc.join("cpuinfo"));
     let field = |key: &str| {
         let line = info.lines().find(|line| line.starts_with(key));
         line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
@@ -47,19 +47,20 @@ fn core_of(core: u64, mut threads: Vec<ResourcesCpuThread>) -> ResourcesCpuCore 
 }
 
 /// Memory.
-pub fn memory() -> ResourcesMemory {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |key: &str| -> u64 {
+pub fn memory(proc: &Path) -> ResourcesMemory {
+    let info = text(&proc.join("meminfo"));
+    let number = |key: &str| -> u64 {
         let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    let (pages, free, size) = (kib("HugePages_Total"), kib("HugePages_Free"), kib("Hugepagesize") * 1024);
+    let bytes = |key: &str| number(key).saturating_mul(1024);
+    let (pages, free, size) = (number("HugePages_Total"), number("HugePages_Free"), bytes("Hugepagesize"));
     ResourcesMemory {
-        hugepages_total: pages * size,
-        hugepages_used: pages.saturating_sub(free) * size,
+        hugepages_total: pages.saturating_mul(size),
+        hugepages_used: pages.saturating_sub(free).saturating_mul(size),
         hugepages_size: size,
-        used: kib("MemTotal").saturating_sub(kib("MemAvailable")) * 1024,
-        total: kib("MemTotal") * 1024,
+        used: bytes("MemTotal").saturating_sub(bytes("MemAvailable")),
+        total: bytes("MemTotal"),
         ..ResourcesMemory::default()
     }
 }
@@ -67,12 +68,41 @@ pub fn memory() -> ResourcesMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resources::fixture::tree;
 
     #[test]
-    fn the_host_has_a_processor_and_memory() {
-        let cpu = cpu(Path::new("/sys/devices/system/cpu"));
-        let threads: usize = cpu.sockets.iter().flat_map(|s| &s.cores).map(|c| c.threads.len()).sum();
-        assert!(cpu.total >= 1 && threads as u64 >= cpu.total);
-        assert!(memory().total > memory().used);
+    fn threads_of_cores_of_sockets() {
+        let root = tree(&[
+            ("sys/devices/system/cpu/cpu0/topology/physical_package_id", "0"),
+            ("sys/devices/system/cpu/cpu0/topology/core_id", "0"),
+            ("sys/devices/system/cpu/cpu2/online", "1"),
+            ("sys/devices/system/cpu/cpu2/topology/core_id", "0"),
+            ("sys/devices/system/cpu/cpu1/online", "0"),
+            ("sys/devices/system/cpu/cpu1/topology/physical_package_id", "1"),
+            ("sys/devices/system/cpu/cpufreq/policy", "x"),
+            ("proc/cpuinfo", "processor: 0\nvendor_id\t: V\nmodel name\t: M 1\nmodel name\t: M 2"),
+        ]);
+        let cpu = cpu(&root.path().join("sys"), &root.path().join("proc"));
+        let [first, second] = &cpu.sockets[..] else { panic!("{cpu:?}") };
+        assert_eq!((cpu.total, &*first.name, &*first.vendor, first.socket, second.socket), (2, "M 1", "V", 0, 1));
+        let threads: Vec<_> = first.cores[0].threads.iter().map(|t| (t.id, t.thread, t.online)).collect();
+        assert_eq!(threads, [(0, 0, true), (2, 1, true)]);
+        assert!(!second.cores[0].threads[0].online);
+    }
+
+    #[test]
+    fn memory_with_large_pages() {
+        let text = "MemTotal: 100 kB\nMemAvailable:  40 kB\nHugePages_Total: 3\nHugePages_Free: 1\nHugepagesize: 2 kB";
+        let proc = tree(&[("meminfo", text)]);
+        let memory = memory(proc.path());
+        assert_eq!((memory.total, memory.used), (100 << 10, 60 << 10));
+        assert_eq!((memory.hugepages_size, memory.hugepages_total, memory.hugepages_used), (2048, 6144, 4096));
+    }
+
+    #[test]
+    fn numbers_without_measure_do_not_overflow() {
+        let max = u64::MAX;
+        let proc = tree(&[("meminfo", &format!("MemTotal: {max} kB\nHugePages_Total: {max}\nHugepagesize: {max} kB"))]);
+        assert_eq!(memory(proc.path()).hugepages_total, max);
     }
 }

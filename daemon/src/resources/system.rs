@@ -7,9 +7,9 @@ use berth_api::hardware::{ResourcesChassis, ResourcesFirmware, ResourcesMotherbo
 use super::text;
 
 /// What the firmware says of the machine.
-pub fn system(sys: &Path) -> ResourcesSystem {
+pub fn system(sys: &Path, proc: &Path) -> ResourcesSystem {
     let dmi = |name: &str| text(&sys.join("class/dmi/id").join(name));
-    let virtual_machine = text(Path::new("/proc/cpuinfo")).split_whitespace().any(|word| word == "hypervisor");
+    let virtual_machine = text(&proc.join("cpuinfo")).split_whitespace().any(|word| word == "hypervisor");
     ResourcesSystem {
         uuid: dmi("product_uuid"),
         vendor: dmi("sys_vendor"),
@@ -36,5 +36,22 @@ pub fn system(sys: &Path) -> ResourcesSystem {
             serial: dmi("board_serial"),
             version: dmi("board_version"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::fixture::tree;
+
+    #[test]
+    fn a_virtual_machine() {
+        let root = tree(&[
+            ("sys/class/dmi/id/sys_vendor", "Berth"),
+            ("sys/class/dmi/id/chassis_type", "1"),
+            ("proc/cpuinfo", "flags\t: fpu hypervisor sse"),
+        ]);
+        let system = system(&root.path().join("sys"), &root.path().join("proc"));
+        assert_eq!((&*system.vendor, &*system.chassis.kind, &*system.kind), ("Berth", "1", "virtual-machine"));
     }
 }
