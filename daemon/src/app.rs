@@ -14,6 +14,8 @@ use crate::{
     http::{ApiResult, Caller, query},
     operations::Operations,
     settings::Settings,
+    tls::Identity,
+    trust::Trust,
     warnings::Warnings,
 };
 
@@ -38,6 +40,10 @@ pub struct App {
     pub instances: Instances,
     /// Configuration of the server.
     pub settings: Settings,
+    /// Whom the server trusts.
+    pub trust: Trust,
+    /// The server's certificate.
+    pub identity: Identity,
     /// What needs the administrator.
     pub warnings: Warnings,
     /// Background work.

@@ -1,8 +1,9 @@
 //! The daemon: Berth's REST front end.
 //!
-//! It speaks LXD's wire protocol on a unix socket and turns requests into calls of the crates below. It holds
+//! It speaks LXD's wire protocol on a unix socket and over HTTPS, and turns requests into calls of the crates below. It holds
 //! no logic of theirs: routes check and convert, operations and events carry what takes time or happens.
 
+mod access;
 pub mod app;
 pub mod client;
 mod convert;
@@ -16,4 +17,6 @@ pub mod serve;
 pub mod server;
 pub mod settings;
 pub mod sys;
+mod tls;
+mod trust;
 pub mod warnings;

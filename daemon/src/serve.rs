@@ -18,7 +18,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{broadcast, mpsc},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::App,
@@ -27,7 +27,9 @@ use crate::{
     operations::Operations,
     routes,
     server::{Gate, Server},
-    settings::Settings,
+    settings::{self, Settings},
+    tls::{self, Identity, Listeners},
+    trust::Trust,
     warnings::{self, Warnings},
 };
 
@@ -61,13 +63,14 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
     let (door, gate) = Gate::new();
     let server = Server::bind(&dir, options.group.as_deref())?;
     let closing = CancellationToken::new();
-    let serving = tokio::spawn(server.run(gate, closing.clone()));
+    let connections = TaskTracker::new();
+    let serving = tokio::spawn(server.run(gate.clone(), connections.clone(), closing.clone()));
 
     let app = tokio::select! {
         app = open(dir, store, events, stop.clone()) => app,
         name = signalled() => Err(anyhow::anyhow!("stopped by {name} before it was ready")),
     };
-    let app = match app {
+    let (app, owner) = match app {
         Ok(app) => app,
         Err(error) => {
             drop(door);
@@ -77,6 +80,9 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
         }
     };
     tokio::spawn(app.clone().forward_lifecycle());
+    let acceptor = tls::acceptor(&app.identity).context("cannot use the server's certificate")?;
+    let listeners = Listeners::new(acceptor, gate, connections, closing.clone());
+    tokio::spawn(owner.listen(listeners).await.run());
     door.open(routes::router(app.clone()));
     notify("READY=1");
     tracing::info!(dir = %app.dir.display(), millis = began.elapsed().as_millis() as u64, "berthd is ready");
@@ -95,7 +101,7 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
 }
 
 async fn wind_down(app: &App, serving: tokio::task::JoinHandle<()>) {
-    let left = app.operations.stop(OPERATIONS).await;
+    let left = app.operations.stop(app.settings.shutdown_timeout().unwrap_or(OPERATIONS)).await;
     if left > 0 {
         tracing::warn!(left, "operations did not end in time; the next start finishes or undoes them");
     }
@@ -111,9 +117,10 @@ async fn open(
     store: Arc<dyn Store>,
     events: Events,
     stop: CancellationToken,
-) -> anyhow::Result<Arc<App>> {
+) -> anyhow::Result<(Arc<App>, settings::Owner)> {
     let warnings = Warnings::new(store.clone());
-    let settings = Settings::open(store.clone()).await.context("cannot read the server configuration")?;
+    let identity = Identity::open(&dir)?;
+    let (settings, owner) = Settings::open(store.clone()).await.context("cannot read the server configuration")?;
     let pools = Pools::open(store.clone(), dir.clone()).await.context("cannot open the storage pools")?;
     warnings.take_up_pools(&pools).await.context("cannot keep the warnings of storage pools")?;
     let networks = Networks::open(store.clone(), dir.clone()).await.context("cannot open the networks")?;
@@ -141,6 +148,9 @@ async fn open(
     })
     .await
     .context("cannot open the instances")?;
+    let trust = Trust::open(store.clone()).await.context("cannot read the trusted certificates")?;
+    let projects = instances.projects().list().await.context("cannot read the projects")?;
+    trust.keep_projects(&projects.into_iter().map(|project| project.name).collect()).await?;
     let operations = Operations::new(events.clone());
     let app = Arc::new(App {
         began: Instant::now(),
@@ -151,13 +161,15 @@ async fn open(
         images,
         instances,
         settings,
+        trust,
+        identity,
         warnings,
         operations,
         events,
         stop,
     });
     tokio::spawn(guest_api::serve(app.clone(), opened));
-    Ok(app)
+    Ok((app, owner))
 }
 
 /// The data directory, made if it is not there. Others may pass through it to volumes, not read it.

@@ -1,9 +1,23 @@
-"""An instance from its creation to its deletion, a profile and a project, by pylxd. LXD_DIR names the server."""
+"""An instance from its creation to its deletion, a profile and a project, by pylxd. LXD_DIR names the server, or
+LXD_ENDPOINT with a certificate and a key in LXD_CERTIFICATE and LXD_KEY."""
+
+import os
 
 import pylxd
 from pylxd.exceptions import LXDAPIException, NotFound
 
-client = pylxd.Client()
+
+
+def connect(**options):
+    endpoint = os.environ.get("LXD_ENDPOINT")
+    if endpoint is None:
+        return pylxd.Client(**options)
+    cert = (os.environ["LXD_CERTIFICATE"], os.environ["LXD_KEY"])
+    # The server signed its certificate itself, and not for each address that it may have.
+    return pylxd.Client(endpoint=endpoint, cert=cert, verify=False, **options)
+
+
+client = connect()
 assert client.trusted, client.host_info["auth"]
 assert client.has_api_extension("projects")
 assert [image.aliases[0]["name"] for image in client.images.all()] == ["busybox"]
@@ -56,7 +70,7 @@ assert [pool.name for pool in client.storage_pools.all()] == ["default"]
 assert any(network.managed for network in client.networks.all())
 assert client.resources["memory"]["total"] > 0
 client.projects.create("web", description="d", config={"features.images": "false", "features.profiles": "false"})
-inside = pylxd.Client(project="web")
+inside = connect(project="web")
 inside.instances.create({"name": "c3", "source": source}, wait=True)
 # Without recursion pylxd takes the project in a URL for a part of the name.
 assert client.instances.all() == [] and [i.name for i in inside.instances.all(recursion=1)] == ["c3"]

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -37,6 +38,13 @@ impl Reply {
     pub fn error(&self) -> String {
         self.json()["error"].as_str().expect("an envelope has an error").to_owned()
     }
+}
+
+/// An address of this host that no other test uses: of those for loopback, by the process and a count.
+pub fn own_address() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let process = std::process::id().to_be_bytes();
+    format!("127.{}.{}.{}", 64 | process[2] & 63, process[3], COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Daemon {

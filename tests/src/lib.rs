@@ -15,9 +15,9 @@ mod watch;
 
 pub use daemon::{Daemon, Setup, programs};
 pub use disk::SmallDisk;
-pub use http::Reply;
+pub use http::{Reply, own_address};
 pub use images::{busybox_image, debian_image};
 pub use leftovers::{Leftovers, processes};
-pub use run::{Output, Run};
+pub use run::{Output, Run, hung_up};
 pub use terminal::Terminal;
 pub use watch::Watch;

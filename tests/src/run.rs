@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -144,9 +145,20 @@ pub(crate) fn ends_within(child: &Child, patience: Duration) -> bool {
 }
 
 /// Waits until there is something to read; tells whether that came in time.
-pub(crate) fn ready(fd: &impl std::os::fd::AsFd, patience: Duration) -> bool {
+pub(crate) fn ready(fd: &impl AsFd, patience: Duration) -> bool {
+    happens(fd, PollFlags::IN, patience)
+}
+
+/// Waits until the other end of a unix socket is closed, whatever is still to be read.
+#[track_caller]
+pub fn hung_up(fd: &impl AsFd) {
+    // This is told of every descriptor, asked or not.
+    assert!(happens(fd, PollFlags::empty(), patience()), "the other end stays open");
+}
+
+fn happens(fd: &impl AsFd, what: PollFlags, patience: Duration) -> bool {
     let timeout = Timespec::try_from(patience).expect("it is short");
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    let mut fds = [PollFd::new(fd, what)];
     loop {
         match poll(&mut fds, Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => {}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use berth_tests::{Daemon, Run};
+use berth_tests::{Daemon, Run, own_address};
 use serde_json::Value;
 
 /// Names the interpreter that has them; `cargo xtask test` makes it.
@@ -18,6 +18,27 @@ fn python(daemon: &Daemon, script: &str) -> Run {
 fn pylxd() {
     let daemon = Daemon::with_busybox();
     assert_eq!(python(&daemon, "pylxd_life.py").ok(), "done\n");
+    daemon.finish();
+}
+
+#[test]
+fn pylxd_over_https() {
+    let daemon = Daemon::with_busybox();
+    let address = own_address();
+    daemon.berth(&format!("config set core.https_address={address}")).ok();
+    let work = tempfile::tempdir().expect("a directory can be made");
+    let path = |name: &str| work.path().join(name).to_str().expect("it is ASCII").to_owned();
+    let (certificate, key) = (path("client.crt"), path("client.key"));
+    let made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp384r1 -nodes -subj /CN=python -days 9 -keyout";
+    let args = made.split(' ').chain([&*key, "-out", &*certificate]);
+    Run::new("openssl", args).ok();
+    daemon.berth_args(["config", "trust", "add", &certificate, "--name", "python"]).ok();
+    assert!(daemon.berth("config trust list --format csv").ok().starts_with("client,python,"));
+    let run = python(&daemon, "pylxd_life.py")
+        .env("LXD_ENDPOINT", format!("https://{address}:8443"))
+        .env("LXD_CERTIFICATE", &certificate)
+        .env("LXD_KEY", &key);
+    assert_eq!(run.ok(), "done\n");
     daemon.finish();
 }
 

@@ -11,7 +11,7 @@ use berth_api::{
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{device::Device, launch};
+use super::{device::Device, launch, trust::Trust};
 use crate::{complete, editor, object, output, pairs, target, target::Context};
 
 /// Configure instances and the server
@@ -59,6 +59,9 @@ pub enum Config {
     /// Work with the metadata of an instance's image
     #[command(subcommand)]
     Metadata(Metadata),
+    /// Work with clients that the server trusts
+    #[command(subcommand)]
+    Trust(Trust),
 }
 
 /// Work with the metadata of an instance's image
@@ -116,6 +119,7 @@ impl Config {
                 _ => bail!("write [INSTANCE] KEY"),
             },
             Self::Metadata(metadata) => metadata.run(context).await,
+            Self::Trust(trust) => trust.run(context).await,
         }
     }
 }

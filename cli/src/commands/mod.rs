@@ -26,4 +26,5 @@ pub mod query;
 pub mod rebuild;
 pub mod snapshot;
 pub mod storage;
+pub mod trust;
 pub mod warning;

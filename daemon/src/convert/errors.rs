@@ -36,6 +36,24 @@ by_kind!(
     berth_store::StoreError
 );
 
+impl From<crate::trust::TrustError> for ApiError {
+    fn from(error: crate::trust::TrustError) -> Self {
+        use crate::trust::TrustError;
+        match error {
+            TrustError::Store(error) => error.into(),
+            TrustError::Exists(_) => Self::conflict(error.to_string()),
+            TrustError::NotFound(_) => Self::not_found(error.to_string()),
+            TrustError::Ambiguous(_) | TrustError::Full => Self::invalid(error.to_string()),
+        }
+    }
+}
+
+impl From<crate::trust::BadCertificate> for ApiError {
+    fn from(error: crate::trust::BadCertificate) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
 /// Begins with a capital, as LXD's messages do.
 fn sentence(text: String) -> String {
     let mut chars = text.chars();
@@ -49,6 +67,8 @@ impl From<berth_guest::client::ClientError> for ApiError {
     fn from(error: berth_guest::client::ClientError) -> Self {
         use berth_guest::protocol::ErrorKind as Kind;
         let code = match error.kind() {
+            // Content is what a client sends: it broke off.
+            _ if matches!(error, berth_guest::client::ClientError::Source(_)) => StatusCode::BAD_REQUEST,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::PermissionDenied => StatusCode::FORBIDDEN,
             Kind::Conflict => StatusCode::CONFLICT,
@@ -71,5 +91,7 @@ mod tests {
         assert_eq!((error.code(), error.to_string().as_str()), (StatusCode::BAD_REQUEST, "Key \"a\" is unknown"));
         let error = berth_instances::Error::NotFound { what: "Instance", name: "x".into(), project: "default".into() };
         assert_eq!(ApiError::from(error).code(), StatusCode::NOT_FOUND);
+        let error = berth_guest::client::ClientError::Source(std::io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(ApiError::from(error).code(), StatusCode::BAD_REQUEST);
     }
 }

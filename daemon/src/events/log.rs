@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn a_line_becomes_an_event() {
         let events = Events::default();
-        let mut client = events.subscribe(Interest { kinds: vec![Kind::Logging], project: Some("x".into()) });
+        let mut client =
+            events.subscribe(Interest { kinds: vec![Kind::Logging], project: Some("x".into()), only_project: false });
         let subscriber = tracing_subscriber::registry().with(LogLayer::new(events));
         tracing::subscriber::with_default(subscriber, || tracing::warn!(instance = "c1", count = 2, "it broke"));
         let event: Value = serde_json::from_str(&client.try_recv().unwrap()).unwrap();

@@ -67,6 +67,8 @@ pub struct Interest {
     pub kinds: Vec<Kind>,
     /// One project's events (and those of no project), or all.
     pub project: Option<String>,
+    /// Without those of no project.
+    pub only_project: bool,
 }
 
 impl Interest {
@@ -74,7 +76,8 @@ impl Interest {
         self.kinds.contains(&kind)
             && match (&self.project, project) {
                 (Some(mine), Some(theirs)) => mine == theirs,
-                _ => true,
+                (_, Some(_)) => true,
+                (_, None) => !self.only_project,
             }
     }
 }
@@ -181,13 +184,14 @@ mod tests {
     use super::*;
 
     fn interest(kinds: &[Kind], project: Option<&str>) -> Interest {
-        Interest { kinds: kinds.to_vec(), project: project.map(str::to_owned) }
+        Interest { kinds: kinds.to_vec(), project: project.map(str::to_owned), only_project: false }
     }
 
     #[tokio::test]
     async fn clients_hear_what_they_asked_for() {
         let events = Events::default();
         let mut mine = events.subscribe(interest(&[Kind::Operation], Some("a")));
+        let mut confined = events.subscribe(Interest { only_project: true, ..interest(&[Kind::Operation], Some("a")) });
         let mut all = events.subscribe(interest(&Kind::ALL, None));
         events.publish(Kind::Operation, Some("b"), &json!({"n": 1}));
         events.publish(Kind::Operation, Some("a"), &json!({"n": 2}));
@@ -201,6 +205,8 @@ mod tests {
         }
         events.close();
         assert!(mine.recv().await.is_none());
+        assert_eq!(number(confined.recv().await.unwrap()), 2);
+        assert!(confined.recv().await.is_none(), "what is of no project is not for it");
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures::StreamExt;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -16,6 +16,13 @@ use super::ApiError;
 pub const MAX_JSON: usize = 4 * 1024 * 1024;
 /// Bytes over the cap of a body that are read and dropped.
 const MAX_DISCARD: usize = 64 * 1024 * 1024;
+
+/// Whether a body that may be JSON or a file's content says that it is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    // What LXD's clients send for JSON unless told otherwise.
+    kind.contains("json") || kind.starts_with("application/x-www-form-urlencoded")
+}
 
 /// The body as `T`. The content type is not looked at, as LXD does not.
 pub struct Json<T>(pub T);

@@ -10,12 +10,19 @@ use super::ApiError;
 /// `requestor` of lifecycle events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Caller {
-    /// Name of the user.
+    /// Name of the user, or fingerprint of the certificate.
     pub username: String,
-    /// `unix` (later also `tls` and `cluster`).
+    /// `unix` or `tls`.
     pub protocol: &'static str,
     /// Address; `@` on the unix socket.
     pub address: String,
+}
+
+impl Caller {
+    /// Whether the other is the same user, on whatever connection.
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        (&self.username, self.protocol) == (&other.username, other.protocol)
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -6,9 +6,11 @@ pub mod envelope;
 pub mod error;
 pub mod etag;
 pub mod filter;
+pub mod peer;
 pub mod query;
 
 pub use body::Json;
 pub use caller::Caller;
 pub use error::{ApiError, ApiResult};
+pub use peer::{Peer, Scope};
 pub use query::Query;

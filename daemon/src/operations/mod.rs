@@ -221,7 +221,7 @@ impl Operations {
             return Err(ApiError::invalid("Only websocket operations can be connected"));
         }
         let refused = || ApiError::forbidden("The secret is wrong or was used already");
-        if operation.caller() != caller {
+        if !operation.caller().is_same_user(caller) {
             return Err(refused());
         }
         operation.sockets.take(secret).ok_or_else(refused)

@@ -126,6 +126,11 @@ impl Operation {
         self.wire(false)
     }
 
+    /// What a client sees that may do everything: tokens are handed out again.
+    pub fn render_for_admin(&self) -> Value {
+        self.wire(self.class == Class::Token)
+    }
+
     /// What its creator sees in the reply: with the secrets.
     pub fn render_for_creator(&self) -> Value {
         self.wire(true)

@@ -15,7 +15,11 @@ fn spec() -> Spec {
 #[tokio::test]
 async fn an_operation_runs_and_tells_each_change() {
     let events = Events::default();
-    let mut client = events.subscribe(Interest { kinds: vec![Kind::Operation], project: Some("default".into()) });
+    let mut client = events.subscribe(Interest {
+        kinds: vec![Kind::Operation],
+        project: Some("default".into()),
+        only_project: false,
+    });
     let operations = Operations::new(events);
     let (go, gone) = oneshot::channel::<()>();
     let operation = operations

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::vm_view;
 use crate::{
+    access::Access,
     app::{App, Shared},
     convert::{images as convert, patched},
     http::{
@@ -42,13 +43,22 @@ fn fields(alias: &AliasInfo) -> ImageAliasesEntryPut {
     ImageAliasesEntryPut { description: alias.description.clone(), target: alias.target.clone() }
 }
 
-async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
+/// Whether the image that an alias stands for is shown to the caller.
+async fn visible(app: &App, owner: &str, alias: &AliasInfo, access: &Access) -> bool {
+    access.is_trusted() || vm_view::image(app, owner, &alias.target).await.is_ok_and(|image| image.public)
+}
+
+async fn list(State(app): State<Shared>, access: Access, query: Query) -> ApiResult {
     let Some(owner) = app.list_owner(query.project(), Feature::Images).await? else {
         return Ok(envelope::sync(json!([])));
     };
-    let aliases = app.images.aliases(&owner).await?;
-    let items = aliases.iter().map(|alias| (url(BASE, &alias.name, &owner), json!(wire(alias))));
-    Ok(envelope::sync(render_list(&query, items.collect())?))
+    let mut items = Vec::new();
+    for alias in app.images.aliases(&owner).await? {
+        if visible(&app, &owner, &alias, &access).await {
+            items.push((url(BASE, &alias.name, &owner), json!(wire(&alias))));
+        }
+    }
+    Ok(envelope::sync(render_list(&query, items)?))
 }
 
 async fn create(
@@ -67,9 +77,12 @@ async fn create(
     Ok(envelope::created(&location))
 }
 
-async fn show(State(app): State<Shared>, query: Query, Path(name): Path<String>) -> ApiResult {
+async fn show(State(app): State<Shared>, access: Access, query: Query, Path(name): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
     let alias = vm_view::alias(&app, &owner, &name).await?;
+    if !visible(&app, &owner, &alias, &access).await {
+        return Err(ApiError::not_found(format!("Image alias \"{name}\" not found")));
+    }
     Ok(envelope::tagged(wire(&alias), &etag::of(&fields(&alias))))
 }
 

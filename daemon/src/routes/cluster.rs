@@ -1,6 +1,6 @@
-//! What a server without a cluster and without network clients says of both: `/1.0/cluster`, `/1.0/certificates`.
+//! What a server without a cluster says of it: `/1.0/cluster`.
 
-use axum::{Router, extract::Path, routing::get};
+use axum::{Router, routing::get};
 use serde_json::json;
 
 use crate::{
@@ -13,12 +13,6 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/cluster", get(show))
         .route("/1.0/cluster/members", get(not_clustered))
         .route("/1.0/cluster/members/{name}", get(not_clustered))
-        .route("/1.0/certificates", get(empty_list))
-        .route("/1.0/certificates/{fingerprint}", get(no_certificate))
-}
-
-async fn empty_list() -> ApiResult {
-    Ok(envelope::sync(json!([])))
 }
 
 async fn show() -> ApiResult {
@@ -36,8 +30,4 @@ async fn show() -> ApiResult {
 /// LXD's code and text, which clients know.
 async fn not_clustered() -> ApiError {
     ApiError::internal("Server is not clustered")
-}
-
-async fn no_certificate(Path(fingerprint): Path<String>) -> ApiError {
-    ApiError::not_found(format!("Certificate \"{fingerprint}\" not found"))
 }

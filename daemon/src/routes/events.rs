@@ -8,6 +8,7 @@ use axum::{
 };
 
 use crate::{
+    access::Access,
     app::Shared,
     events::{Interest, Kind, serve},
     http::{ApiError, ApiResult, Query},
@@ -22,16 +23,22 @@ pub fn routes() -> Router<Shared> {
 
 async fn events(
     State(app): State<Shared>,
+    access: Access,
     query: Query,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let upgrade = upgrade.map_err(|error| ApiError::invalid(format!("A websocket is wanted here: {error}")))?;
     let project = query.list_project()?.map(str::to_owned);
-    let kinds = match query.get("type") {
+    let mut kinds = match query.get("type") {
         None => Kind::ALL.to_vec(),
         Some(list) => list.split(',').map(str::parse).collect::<Result<_, String>>().map_err(ApiError::invalid)?,
     };
+    let only_project = !access.is_full();
+    if only_project {
+        // The log tells of all projects.
+        kinds.retain(|kind| *kind != Kind::Logging);
+    }
     // Subscribed before the client hears of it, so that nothing it causes from then on is missed.
-    let queue = app.events.subscribe(Interest { kinds, project });
+    let queue = app.events.subscribe(Interest { kinds, project, only_project });
     Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(async move |socket| serve(socket, queue).await))
 }

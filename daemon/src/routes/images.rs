@@ -21,6 +21,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{publish, upload, vm_view};
 use crate::{
+    access::Access,
     app::{App, Shared},
     convert::{images as convert, patched},
     http::{
@@ -41,12 +42,21 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/images/{fingerprint}/refresh", post(refresh))
 }
 
-async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
+/// Fails as if there were no such image if the caller may only see public ones and this is none.
+fn visible(image: &ImageInfo, access: &Access) -> ApiResult<()> {
+    if access.is_trusted() || image.public {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!("Image \"{}\" not found", image.fingerprint)))
+}
+
+async fn list(State(app): State<Shared>, access: Access, query: Query) -> ApiResult {
     let Some(owner) = app.list_owner(query.project(), Feature::Images).await? else {
         return Ok(envelope::sync(json!([])));
     };
     let images = app.images.list(&owner).await?;
-    let items = images.iter().map(|image| (url(BASE, &image.fingerprint, &owner), json!(convert::image(image))));
+    let visible = images.iter().filter(|image| access.is_trusted() || image.public);
+    let items = visible.map(|image| (url(BASE, &image.fingerprint, &owner), json!(convert::image(image))));
     Ok(envelope::sync(render_list(&query, items.collect())?))
 }
 
@@ -59,11 +69,11 @@ async fn create(
     request: axum::extract::Request,
 ) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if kind.contains("json") || kind.starts_with("application/x-www-form-urlencoded") {
+    if body::is_json(&headers) {
         let post: ImagesPost = body::parse(&body::read(request.into_body(), body::MAX_JSON).await?)?;
         return from_source(app, owner, query.project(), &caller, post);
     }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let upload = upload::receive(&app, request, kind.starts_with("multipart/form-data")).await?;
     let spec = Spec::new("Importing image", Some(&owner), &caller);
     let operations = app.operations.clone();
@@ -130,9 +140,10 @@ fn build_request(aliases: Vec<(String, String)>, public: bool, source: ImagesPos
     })
 }
 
-async fn show(State(app): State<Shared>, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
+async fn show(State(app): State<Shared>, access: Access, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
     let image = vm_view::image(&app, &owner, &fingerprint).await?;
+    visible(&image, &access)?;
     Ok(envelope::tagged(convert::image(&image), &etag::of(&convert::put(&image))))
 }
 
@@ -208,8 +219,9 @@ async fn refresh(
 }
 
 /// One file as it is, two as a form.
-async fn export(State(app): State<Shared>, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
+async fn export(State(app): State<Shared>, access: Access, query: Query, Path(fingerprint): Path<String>) -> ApiResult {
     let owner = app.owner(query.project(), Feature::Images).await?;
+    visible(&app.images.get(&owner, &fingerprint).await?, &access)?;
     let ExportFiles { metadata, rootfs, rootfs_name } = app.images.export(&owner, &fingerprint).await?;
     let Some(rootfs) = rootfs else {
         let (name, path) = metadata;

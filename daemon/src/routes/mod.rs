@@ -1,6 +1,7 @@
 //! The table of routes. One file an object; each adds its own paths.
 
 mod aliases;
+mod certificates;
 mod cluster;
 mod events;
 mod images;
@@ -23,6 +24,7 @@ use axum::{Router, response::Response, routing::get};
 use http::StatusCode;
 
 use crate::{
+    access,
     app::Shared,
     http::{ApiError, envelope},
 };
@@ -43,6 +45,7 @@ pub fn router(app: Shared) -> Router {
         .merge(projects::routes())
         .merge(networks::routes())
         .merge(storage::routes())
+        .merge(certificates::routes())
         .merge(cluster::routes())
         .merge(warnings::routes())
         .merge(internal::routes())
@@ -50,6 +53,8 @@ pub fn router(app: Shared) -> Router {
         .method_not_allowed_fallback(unknown_method)
         // Handlers have their own caps.
         .layer(axum::extract::DefaultBodyLimit::disable())
+        // Before all else, for what is unknown as well.
+        .layer(axum::middleware::from_fn_with_state(app.clone(), access::guard))
         .with_state(app)
 }
 

@@ -11,9 +11,10 @@ use axum::{
 use serde_json::Value;
 
 use crate::{
+    access::Access,
     app::Shared,
     http::{ApiError, ApiResult, Caller, Query, envelope},
-    operations::Class,
+    operations::{Class, Operation},
 };
 
 /// Largest message a client may send on the websocket of an operation.
@@ -27,12 +28,18 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/operations/{id}/websocket", get(websocket))
 }
 
+fn render(operation: &Operation, access: &Access) -> Value {
+    if access.is_full() { operation.render_for_admin() } else { operation.render() }
+}
+
 /// By status, as LXD does: a map of lists.
-async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
+async fn list(State(app): State<Shared>, access: Access, query: Query) -> ApiResult {
     let mut groups: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for operation in app.operations.list(query.list_project()?) {
+    let mut operations = app.operations.list(query.list_project()?);
+    operations.retain(|operation| access.is_full() || operation.project().is_some());
+    for operation in operations {
         let shown = if query.recursion() > 0 {
-            operation.render()
+            render(&operation, &access)
         } else {
             Value::String(format!("/1.0/operations/{}", operation.id()))
         };
@@ -41,8 +48,8 @@ async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
     Ok(envelope::sync(groups))
 }
 
-async fn show(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult {
-    Ok(envelope::sync(app.operations.get(&id)?.render()))
+async fn show(State(app): State<Shared>, access: Access, Path(id): Path<String>) -> ApiResult {
+    Ok(envelope::sync(render(&*app.operations.get(&id)?, &access)))
 }
 
 async fn cancel(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult {

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use serde_json::{Map, json};
 
 use crate::{
+    access::Access,
     app::{App, Shared},
     convert::patched,
     http::{
@@ -61,9 +62,10 @@ async fn used_by(app: &App, name: &str) -> ApiResult<Vec<String>> {
     Ok(contents.iter().map(url_of).collect())
 }
 
-async fn list(State(app): State<Shared>, query: Query) -> ApiResult {
+async fn list(State(app): State<Shared>, access: Access, query: Query) -> ApiResult {
     let mut items = Vec::new();
-    for project in app.instances.projects().list().await? {
+    let projects = app.instances.projects().list().await?;
+    for project in projects.into_iter().filter(|project| access.has_project(&project.name)) {
         let used_by = used_by(&app, &project.name).await?;
         items.push((location(&project.name), json!(wire(&project, used_by))));
     }
@@ -126,6 +128,7 @@ async fn rename(
     let operations = app.operations.clone();
     operations.accept(spec, |_| async move {
         app.instances.projects().rename(&name, &post.name).await?;
+        app.trust.project_changed(&name, Some(&post.name)).await?;
         let context = json!({"old_name": name});
         app.happened_with("project-renamed", &location(&post.name), Some(&post.name), &caller, context);
         Ok(Map::new())
@@ -134,6 +137,7 @@ async fn rename(
 
 async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Caller) -> ApiResult {
     app.instances.projects().delete(&name).await?;
+    app.trust.project_changed(&name, None).await?;
     app.happened("project-deleted", &location(&name), Some(&name), &caller);
     Ok(envelope::empty())
 }

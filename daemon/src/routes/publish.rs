@@ -33,6 +33,10 @@ pub fn publish(
         )));
     }
     let instance = app.instances.get(&project, &name)?;
+    let mut post = post;
+    if post.compression_algorithm.is_empty() {
+        post.compression_algorithm = app.settings.get("images.compression_algorithm").unwrap_or_default();
+    }
     let request = request(&instance, snapshot.as_deref(), post)?;
     let caller = caller.clone();
     let spec = Spec::new("Publishing instance", Some(&owner), &caller)

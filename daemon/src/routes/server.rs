@@ -3,17 +3,24 @@
 use std::{collections::BTreeMap, fs};
 
 use axum::{Router, extract::State, routing::get};
-use berth_api::server::{Environment, Server, ServerPut, StorageDriverInfo};
+use berth_api::server::{Environment, Server, ServerPut, ServerUntrusted, StorageDriverInfo};
 use http::HeaderMap;
-use serde_json::{Map, Value};
 
 use crate::{
+    access::Access,
     app::{App, Shared},
-    http::{ApiResult, Caller, Json, Query, envelope, etag},
+    http::{ApiResult, Caller, Json, Query, envelope},
+    settings::Mode,
+    tls,
 };
 
 /// The release of LXD's API that is kept; clients parse it.
 const API_VERSION: &str = "5.0.2";
+
+/// How far the API is done.
+const STATUS: &str = "stable";
+/// Version of the API that all paths begin with.
+const VERSION: &str = "1.0";
 
 /// API extensions that work. A name is added here when what it stands for does.
 const EXTENSIONS: &[&str] = &[
@@ -22,6 +29,9 @@ const EXTENSIONS: &[&str] = &[
     "backup_compression",
     "backup_compression_algorithm",
     "backup_override_name",
+    "certificate_project",
+    "certificate_token",
+    "certificate_update",
     "cloud_init",
     "console",
     "container_backup",
@@ -67,6 +77,7 @@ const EXTENSIONS: &[&str] = &[
     "limits_hugepages",
     "linux_sysctl",
     "metrics",
+    "metrics_authentication",
     "metrics_cpu_seconds",
     "migration_stateful",
     "network",
@@ -94,6 +105,7 @@ const EXTENSIONS: &[&str] = &[
     "proxy_udp",
     "proxy_unix",
     "proxy_unix_dac_properties",
+    "remote_token_expiry",
     "resources",
     "resources_v2",
     "restrict_devlxd",
@@ -120,34 +132,43 @@ pub fn routes() -> Router<Shared> {
     Router::new().route("/1.0", get(show).put(replace).patch(patch))
 }
 
-fn tag(app: &App) -> String {
-    etag::of(&app.settings.config())
-}
-
-async fn show(State(app): State<Shared>, query: Query) -> ApiResult {
+async fn show(State(app): State<Shared>, access: Access, query: Query) -> ApiResult {
+    let api_extensions = EXTENSIONS.iter().map(|name| (*name).to_owned()).collect();
+    if !access.is_trusted() {
+        return Ok(envelope::sync(ServerUntrusted {
+            api_extensions,
+            api_status: STATUS.to_owned(),
+            api_version: VERSION.to_owned(),
+            auth: "untrusted".to_owned(),
+            public: false,
+            auth_methods: vec!["tls".to_owned()],
+        }));
+    }
     let mut drivers: Vec<String> = app.pools.list().await?.into_iter().map(|pool| pool.driver).collect();
     drivers.sort();
     drivers.dedup();
     let server = Server {
-        config: app.settings.shown(),
-        api_extensions: EXTENSIONS.iter().map(|name| (*name).to_owned()).collect(),
-        api_status: "stable".to_owned(),
-        api_version: "1.0".to_owned(),
-        // Only those who may open the socket get here, and they may do everything.
+        config: if access.is_full() { app.settings.shown() } else { Default::default() },
+        api_extensions,
+        api_status: STATUS.to_owned(),
+        api_version: VERSION.to_owned(),
         auth: "trusted".to_owned(),
         public: false,
         auth_methods: vec!["tls".to_owned()],
-        environment: environment(query.project(), &drivers),
+        environment: environment(&app, query.project(), &drivers),
     };
-    Ok(envelope::tagged(server, &tag(&app)))
+    Ok(envelope::tagged(server, &app.settings.tag()))
 }
 
-fn environment(project: &str, drivers: &[String]) -> Environment {
+fn environment(app: &App, project: &str, drivers: &[String]) -> Environment {
     let uname = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
     let os = os_release();
     let own = env!("CARGO_PKG_VERSION");
     Environment {
+        addresses: app.settings.https_address().as_ref().map(tls::reachable).unwrap_or_default(),
+        certificate: app.identity.pem.clone(),
+        certificate_fingerprint: app.identity.fingerprint.clone(),
         architectures: vec![std::env::consts::ARCH.to_owned()],
         driver: "berth-container | berth-vmm".to_owned(),
         driver_version: format!("{own} | {own}"),
@@ -187,8 +208,8 @@ fn parse_os_release(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(key, value)| (key.to_owned(), value.trim_matches(['"', '\'']).to_owned())).collect()
 }
 
-async fn write(app: &App, config: &Map<String, Value>, caller: &Caller) -> ApiResult {
-    app.settings.replace(config).await?;
+async fn write(app: &App, put: ServerPut, mode: Mode, headers: HeaderMap, caller: &Caller) -> ApiResult {
+    app.settings.change(put.config, mode, headers).await?;
     app.happened("config-updated", "/1.0", None, caller);
     Ok(envelope::empty())
 }
@@ -199,15 +220,11 @@ async fn replace(
     headers: HeaderMap,
     Json(put): Json<ServerPut>,
 ) -> ApiResult {
-    etag::check(&headers, &tag(&app))?;
-    write(&app, &put.config, &caller).await
+    write(&app, put, Mode::Replace, headers, &caller).await
 }
 
 async fn patch(State(app): State<Shared>, caller: Caller, headers: HeaderMap, Json(put): Json<ServerPut>) -> ApiResult {
-    etag::check(&headers, &tag(&app))?;
-    let mut config = app.settings.shown();
-    config.extend(put.config);
-    write(&app, &config, &caller).await
+    write(&app, put, Mode::Merge, headers, &caller).await
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use crate::http::{ApiError, Caller, envelope};
+use crate::http::{ApiError, Peer, envelope};
 
 /// How long a request waits for a daemon that still starts.
 const START: Duration = Duration::from_secs(15);
@@ -43,11 +43,10 @@ impl Gate {
     }
 
     /// Serves one request.
-    pub async fn serve(&self, mut request: Request<Body>, caller: Caller) -> Response {
+    pub async fn serve(&self, mut request: Request<Body>) -> Response {
         let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
         let span = tracing::debug_span!("request", id, method = %request.method(), path = request.uri().path());
         trim_slash(request.uri_mut());
-        request.extensions_mut().insert(caller);
         let began = Instant::now();
         async {
             let response = self.answer(request).await;
@@ -59,11 +58,9 @@ impl Gate {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response {
-        if request.method() == Method::OPTIONS {
-            return Response::new(Body::empty());
-        }
         let mut gate = self.0.clone();
-        if request.uri().path() == Self::READY && request.method() == Method::GET {
+        let is_local = matches!(request.extensions().get(), Some(Peer::Local));
+        if is_local && request.uri().path() == Self::READY && request.method() == Method::GET {
             return match gate.wait_for(Option::is_some).await {
                 Ok(_) => envelope::empty(),
                 Err(_) => axum::response::IntoResponse::into_response(ApiError::unavailable("Berth is shutting down")),
@@ -107,32 +104,27 @@ mod tests {
     use axum::routing::get;
     use http::StatusCode;
 
-    fn caller() -> Caller {
-        Caller { username: "root".into(), protocol: "unix", address: "@".into() }
-    }
-
     fn request(path: &str) -> Request<Body> {
-        Request::get(path).body(Body::empty()).unwrap()
+        Request::get(path).extension(Peer::Local).body(Body::empty()).unwrap()
     }
 
     #[tokio::test]
     async fn requests_wait_until_the_daemon_is_ready() {
         let (door, gate) = Gate::new();
-        let (early, ready, ()) =
-            tokio::join!(gate.serve(request("/x/"), caller()), gate.serve(request(Gate::READY), caller()), async {
-                door.open(Router::new().route("/x", get(async || "x")))
-            });
+        let (early, ready, ()) = tokio::join!(gate.serve(request("/x/")), gate.serve(request(Gate::READY)), async {
+            door.open(Router::new().route("/x", get(async || "x")))
+        });
         assert_eq!(early.status(), StatusCode::OK);
         assert_eq!(ready.status(), StatusCode::OK);
-        assert_eq!(gate.serve(request("/y"), caller()).await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(gate.serve(request("/y")).await.status(), StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
     async fn a_daemon_that_gives_up_tells_so() {
         let (door, gate) = Gate::new();
         drop(door);
-        assert_eq!(gate.serve(request(Gate::READY), caller()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(gate.serve(request("/1.0"), caller()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(gate.serve(request(Gate::READY)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(gate.serve(request("/1.0")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[test]

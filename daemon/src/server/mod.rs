@@ -1,5 +1,6 @@
 //! The unix socket: accepts connections, tells who is at the other end, and ends them gracefully.
 
+mod connection;
 mod gate;
 
 use std::{
@@ -10,18 +11,19 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use connection::serve_connection;
 pub use gate::{Door, Gate};
 
-use crate::{http::Caller, sys};
+use crate::{
+    http::{Caller, Peer},
+    sys,
+};
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "unix.socket";
@@ -29,8 +31,6 @@ pub const SOCKET: &str = "unix.socket";
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take to send the head of a request. Idle connections are closed after it as well.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest head of a request that is read.
-const MAX_HEAD: usize = 64 * 1024;
 /// Longest path of a unix socket (`sun_path` without its final zero).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -92,10 +92,9 @@ impl Server {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Accepts until `stop`, then removes the socket, lets each connection end its request, and returns when all are
-    /// closed.
-    pub async fn run(self, gate: Gate, stop: CancellationToken) {
-        let connections = TaskTracker::new();
+    /// Accepts until `stop`, then removes the socket, lets each connection end its request, and returns when all of
+    /// `connections` are closed.
+    pub async fn run(self, gate: Gate, connections: TaskTracker, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
@@ -143,28 +142,7 @@ async fn connection(stream: UnixStream, gate: Gate, stop: CancellationToken) {
             return;
         }
     };
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (gate, caller) = (gate.clone(), caller.clone());
-        async move { Ok::<_, std::convert::Infallible>(gate.serve(request.map(axum::body::Body::new), caller).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        // A client that goes away in the middle is its own business.
-        tracing::trace!(%error, "connection ended");
-    }
+    serve_connection(stream, HEADER_TIMEOUT, gate, caller, Peer::Local, stop).await;
 }
 
 async fn caller(stream: &UnixStream) -> io::Result<Caller> {
