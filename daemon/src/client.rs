@@ -128,7 +128,10 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn serve(dir: &Path) {
-        let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
+        // As the daemon does it: when the socket appears it can be connected to.
+        let temporary = dir.join("new");
+        let listener = UnixListener::bind(&temporary).unwrap();
+        std::fs::rename(temporary, dir.join(SOCKET)).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();

@@ -13,6 +13,9 @@ def connect(**options):
     if endpoint is None:
         return pylxd.Client(**options)
     cert = (os.environ["LXD_CERTIFICATE"], os.environ["LXD_KEY"])
+    # requests prefers these to what it is told.
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        os.environ.pop(variable, None)
     # The server signed its certificate itself, and not for each address that it may have.
     return pylxd.Client(endpoint=endpoint, cert=cert, verify=False, **options)
 

@@ -1,5 +1,7 @@
 //! The API over HTTPS with LXD's own client: who gets trusted, what the trusted and others may do.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 
 use berth_tests::{Daemon, Run, Terminal, own_address};
@@ -179,16 +181,17 @@ fn by_token_until_it_is_used_and_through_a_crash() {
 fn a_restricted_certificate_stays_in_its_projects() {
     let (daemon, address) = listening(None);
     daemon.lxc("project create p -c features.images=false -c features.profiles=false").ok();
+    daemon.lxc("project create own").ok();
     daemon.lxc("init busybox secret").ok();
     let guest = Guest::new();
-    let said = daemon.lxc("config trust add --name guest --restricted --projects p").ok();
+    let said = daemon.lxc("config trust add --name guest --restricted --projects p,own").ok();
     guest.lxc_args(["remote", "add", "r", said.lines().last().unwrap().trim()]).ok();
     guest.lxc("project switch r:p").ok();
     guest.lxc("launch r:busybox r:mine").ok();
     assert_eq!(guest.lxc("exec r:mine -- echo there").ok(), "there\n");
     assert_eq!(guest.lxc("list r: --format csv --columns n").ok(), "mine\n");
     let names: Vec<Value> = guest.lxc("query r:/1.0/projects").json().as_array().unwrap().clone();
-    assert_eq!(names, ["/1.0/projects/p"]);
+    assert_eq!(names, ["/1.0/projects/own", "/1.0/projects/p"]);
     assert_eq!(guest.lxc("query r:/1.0").json()["config"], serde_json::json!({}));
     let url = |path: &str| format!("https://{address}:8443{path}");
     let refused = |method: &str, path: &str, body: &str| {
@@ -224,6 +227,7 @@ fn a_restricted_certificate_stays_in_its_projects() {
     );
     refused("POST", "/1.0/instances/mine?project=p", r#"{"name":"mine","migration":true,"project":"default"}"#);
     refused("POST", "/1.0/images?project=p", r#"{"source":{"type":"container","name":"secret","project":"default"}}"#);
+    refused("POST", "/1.0/images?project=own", r#"{"source":{"type":"build","distribution":"debian/12"}}"#);
     refused("DELETE", "/1.0/instances/secret", "");
     // Profiles and images are those of the default project, which it may use and not change.
     refused("PUT", "/1.0/profiles/default?project=p", r#"{"config":{"security.privileged":"true"}}"#);
@@ -237,16 +241,20 @@ fn a_restricted_certificate_stays_in_its_projects() {
     guest.lxc("delete --force r:mine").ok();
     daemon.lxc("project rename p q").ok();
     daemon.lxc("project create p").ok();
-    assert_eq!(projects(), serde_json::json!(["q"]));
+    assert_eq!(projects(), serde_json::json!(["own", "q"]));
     refused("GET", "/1.0/instances?project=p", "");
     assert_eq!(guest.curl(true, "GET", &url("/1.0/instances?project=q"), "").0, 200);
     daemon.lxc("project delete q").ok();
-    assert_eq!(projects(), serde_json::json!([]));
+    assert_eq!(projects(), serde_json::json!(["own"]));
     // Its limits can be lifted, live.
-    let edited =
-        daemon.lxc(&format!("config trust show {fingerprint}")).ok().replace("restricted: true", "restricted: false");
+    let edited = daemon
+        .lxc(&format!("config trust show {fingerprint}"))
+        .ok()
+        .replace("restricted: true", "restricted: false")
+        .replace("- own", "");
     daemon.lxc(&format!("config trust edit {fingerprint}")).input(edited).ok();
     assert_eq!(guest.curl(true, "GET", &url("/1.0/instances"), "").0, 200);
+    refused("PUT", "/internal/shutdown", "");
     daemon.finish();
 }
 
@@ -310,6 +318,17 @@ fn strangers_see_nothing() {
     daemon.lxc(&format!("config set core.metrics_address={other}:9100 core.metrics_authentication=false")).ok();
     assert_eq!(guest.curl(false, "GET", &format!("https://{other}:9100/1.0/metrics"), "").0, 200);
     assert_eq!(guest.curl(false, "GET", &format!("https://{other}:9100/1.0"), "").0, 404);
+    // Connections that say nothing, and one that does not speak TLS, are in nobody's way.
+    let connect = || TcpStream::connect((&*address, 8443)).expect("the daemon listens");
+    let silent: Vec<_> = (0..200).map(|_| connect()).collect();
+    let mut plain = connect();
+    plain.write_all(b"GET /1.0 HTTP/1.1\r\nHost: x\r\n\r\n").expect("the daemon reads");
+    let mut answer = Vec::new();
+    // Closed with or without an alert.
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    assert_eq!(guest.curl(false, "GET", &url("/1.0"), "").0, 200);
+    drop(silent);
     // Guessing is made slow.
     let guess = || guest.curl(true, "POST", &url("/1.0/certificates"), r#"{"password":"guessed wrong"}"#).0;
     let answers: Vec<u16> = (0..12).map(|_| guess()).collect();

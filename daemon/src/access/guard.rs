@@ -45,6 +45,9 @@ async fn answer(app: &App, request: Request, next: Next) -> ApiResult<Response> 
     let peer = request.extensions().get::<Peer>().ok_or_else(refused)?;
     let access = Access::of(peer, &app.trust);
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    if path.starts_with("/internal") && !matches!(peer, Peer::Local) {
+        return Err(refused());
+    }
     let only_metrics = matches!(peer, Peer::Network { scope: Scope::Metrics, .. });
     if only_metrics && path != METRICS {
         return Err(ApiError::not_found(format!("Not found: this address serves {METRICS} only")));

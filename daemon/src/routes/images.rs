@@ -63,6 +63,7 @@ async fn list(State(app): State<Shared>, access: Access, query: Query) -> ApiRes
 /// An upload, or JSON that says where the image comes from.
 async fn create(
     State(app): State<Shared>,
+    access: Access,
     query: Query,
     caller: Caller,
     headers: HeaderMap,
@@ -71,6 +72,10 @@ async fn create(
     let owner = app.owner(query.project(), Feature::Images).await?;
     if body::is_json(&headers) {
         let post: ImagesPost = body::parse(&body::read(request.into_body(), body::MAX_JSON).await?)?;
+        // It runs programs of packages, from a mirror of the client's choice.
+        if !access.is_full() && post.source.as_ref().is_some_and(|source| source.kind == "build") {
+            return Err(ApiError::forbidden("not authorized: a restricted certificate cannot build images"));
+        }
         return from_source(app, owner, query.project(), &caller, post);
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();

@@ -250,20 +250,20 @@ mod tests {
         Some(Address { host: Some(socket.ip()), port: socket.port() })
     }
 
-    /// An address that no other test uses, for no other listens on a port that the kernel gave this one.
-    async fn free() -> String {
-        TcpListener::bind("127.0.0.37:0").await.unwrap().local_addr().unwrap().to_string()
+    /// A port that no other test uses, and that the kernel gives to no connection (ip(7), `ip_local_port_range`).
+    fn own_port() -> u16 {
+        u16::try_from(10_000 + std::process::id() % 20_000).unwrap()
     }
 
     #[tokio::test]
     async fn listeners_follow_and_a_failure_changes_nothing() {
         let mut listeners = Listeners::for_tests();
-        let first = free().await;
+        let port = own_port();
+        let first = format!("127.0.0.37:{port}");
         let wanted = Addresses { https: address(&first), metrics: None };
         listeners.set(&wanted).await.unwrap();
         TcpStream::connect(&first).await.unwrap();
         // The same port of all addresses, which the first listener is in the way of.
-        let port = first.rsplit(':').next().unwrap();
         let all = Addresses { https: address(&format!("0.0.0.0:{port}")), metrics: None };
         listeners.set(&all).await.unwrap();
         TcpStream::connect(format!("127.0.0.38:{port}")).await.unwrap();
