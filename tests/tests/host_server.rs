@@ -30,3 +30,31 @@ fn resources() {
     assert!(shown.contains("Memory:") && shown.contains(model), "{shown}");
     daemon.finish();
 }
+
+#[test]
+fn configuration() {
+    let daemon = Daemon::start();
+    daemon.lxc("config set images.compression_algorithm zstd").ok();
+    daemon.lxc("config set user.a=1 core.shutdown_timeout=1").ok();
+    assert_eq!(daemon.lxc("config get images.compression_algorithm").ok(), "zstd\n");
+    for (setting, said) in [
+        ("core.shutdown_timeout=soon", "minutes"),
+        ("core.https_address=nowhere", "ADDRESS:PORT"),
+        ("images.compression_algorithm=rar", "zstd"),
+        ("core.proxy_http=http://proxy", "environment"),
+        ("cluster.max_voters=3", "no clusters"),
+        ("core.htps_address=:8443", "did you mean \"core.https_address\""),
+        ("core.trust_password=short", "too short"),
+    ] {
+        let refused = daemon.lxc(&format!("config set {setting}")).fails();
+        assert!(refused.contains(said), "{setting}: {refused}");
+    }
+    let shown = "config:\n  core.shutdown_timeout: \"1\"\n  images.compression_algorithm: zstd\n  user.a: \"1\"\n";
+    assert_eq!(daemon.lxc("config show").ok(), shown);
+    daemon.lxc("config edit").input(shown.replace("user.a", "user.b")).ok();
+    daemon.lxc("config unset images.compression_algorithm").ok();
+    assert_eq!(daemon.berth("config show").ok(), "config:\n  core.shutdown_timeout: \"1\"\n  user.b: \"1\"\n");
+    let stale = daemon.http("PUT", "/1.0", &[("If-Match", "old")], br#"{"config":{}}"#);
+    assert_eq!(stale.status, 412);
+    daemon.finish();
+}

@@ -110,6 +110,7 @@ async fn restricted(app: &App, access: &Access, path: &str, request: Request) ->
     let may_name_projects = match form {
         rules::Body::Json => !matches!(parts.method, Method::GET | Method::HEAD),
         rules::Body::Image => body::is_json(&parts.headers),
+        rules::Body::Instance => !body::is_archive(&parts.headers),
         rules::Body::Content => false,
     };
     if !may_name_projects {

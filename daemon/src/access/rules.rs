@@ -34,11 +34,13 @@ pub enum Body {
     Json,
     /// An image: JSON or its content.
     Image,
+    /// An instance: JSON or its backup.
+    Instance,
     /// Content of files.
     Content,
 }
 
-use Body::{Content, Image, Json};
+use Body::{Content, Image, Instance, Json};
 use Confined::{Anywhere, Named, Operation, Owner, Project};
 
 /// The rule for a request; `path` is the route's, with its parameters. `None`: nobody but who may do everything.
@@ -88,7 +90,7 @@ pub fn rule(method: &Method, path: &str) -> Option<Rule> {
 
 fn instance(method: &Method, below: &str) -> Option<Confined> {
     match (method.as_str(), below) {
-        ("GET" | "POST" | "PUT", "")
+        ("GET" | "PUT", "")
         | ("GET" | "PUT" | "PATCH" | "POST" | "DELETE", "/{name}")
         | ("GET" | "PUT", "/{name}/state")
         | ("POST", "/{name}/exec")
@@ -99,9 +101,10 @@ fn instance(method: &Method, below: &str) -> Option<Confined> {
         | ("GET" | "POST", "/{name}/snapshots" | "/{name}/backups")
         | ("GET" | "PUT" | "PATCH" | "POST" | "DELETE", "/{name}/snapshots/{snapshot}")
         | ("GET" | "POST" | "DELETE", "/{name}/backups/{backup}")
-        | ("GET", "/{name}/backups/{backup}/export" | "/{name}/sftp")
+        | ("GET", "/{name}/backups/{backup}/export" | "/{name}/export" | "/{name}/sftp")
         | ("GET" | "PUT" | "PATCH", "/{name}/metadata")
         | ("GET" | "DELETE", "/{name}/metadata/templates") => Some(Project(Json)),
+        ("POST", "") => Some(Project(Instance)),
         ("POST", "/{name}/files" | "/{name}/metadata/templates") => Some(Project(Content)),
         _ => None,
     }

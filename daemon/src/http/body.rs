@@ -24,6 +24,11 @@ pub fn is_json(headers: &HeaderMap) -> bool {
     kind.contains("json") || kind.starts_with("application/x-www-form-urlencoded")
 }
 
+/// Whether a body that may be JSON or an instance's backup says that it is a backup.
+pub fn is_archive(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream")
+}
+
 /// The body as `T`. The content type is not looked at, as LXD does not.
 pub struct Json<T>(pub T);
 

@@ -11,6 +11,7 @@ type Check = fn(&str) -> Result<(), String>;
 
 /// Keys that work, with what their values must be.
 const KEYS: &[(&str, Check)] = &[
+    ("backups.compression_algorithm", |value| Compression::parse(value).map(drop)),
     ("core.https_address", |value| address::parse(value).map(drop)),
     ("core.https_allowed_credentials", boolean),
     ("core.https_allowed_headers", header),
@@ -26,7 +27,6 @@ const KEYS: &[(&str, Check)] = &[
 
 /// Keys of LXD, or beginnings of their names, that this version does not have, and why.
 const MISSING: &[(&str, &str)] = &[
-    ("backups.compression_algorithm", "give the compression when a backup is made"),
     ("candid.", "clients are known by their certificates only"),
     ("cluster.", "this version has no clusters"),
     ("core.bgp_", "this version speaks no BGP"),

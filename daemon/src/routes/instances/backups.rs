@@ -73,9 +73,8 @@ async fn find(app: &App, instance: &Instance, backup: &str) -> ApiResult<Backup>
 /// How an archive is to be compressed: as the request, else the project, else the server says.
 async fn compression(app: &App, project: &str, asked: &str) -> ApiResult<Compression> {
     let project = app.instances.projects().get(project).await?;
-    let server = app.settings.config();
-    let given =
-        [Some(asked), project.config.get(COMPRESSION).map(String::as_str), server.get(COMPRESSION).map(String::as_str)];
+    let server = app.settings.get(COMPRESSION);
+    let given = [Some(asked), project.config.get(COMPRESSION).map(String::as_str), server.as_deref()];
     let chosen = given.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or_default();
     Compression::parse(chosen).map_err(ApiError::invalid)
 }

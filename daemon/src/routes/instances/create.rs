@@ -27,7 +27,7 @@ pub async fn create(
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> ApiResult {
-    if headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream") {
+    if body::is_archive(&headers) {
         return import::import(app, prefix, query.project(), &caller, request).await;
     }
     let post: InstancesPost = body::parse(&body::read(request.into_body(), body::MAX_JSON).await?)?;
