@@ -174,6 +174,15 @@ fn by_token_until_it_is_used_and_through_a_crash() {
     assert_eq!(daemon.get("/1.0")["environment"]["addresses"][0], format!("{second}:9443"));
     daemon.lxc("config unset core.https_address").ok();
     assert!(!reached(&format!("{second}:9443")));
+    let nowhere = daemon.lxc("config trust add --name late").fails();
+    assert!(nowhere.contains("core.https_address"), "{nowhere}");
+    // One that is not used does not hold the daemon up.
+    daemon.berth(&format!("config set core.https_address={address}")).ok();
+    let token = daemon.berth("config trust add --name late").ok();
+    assert!(daemon.berth("config trust list-tokens --format csv").ok().contains(token.trim()));
+    daemon.stop();
+    assert!(!daemon.log().contains("operations did not end"), "{}", daemon.log());
+    daemon.spawn();
     daemon.finish();
 }
 
@@ -185,8 +194,7 @@ fn a_restricted_certificate_stays_in_its_projects() {
     daemon.lxc("init busybox secret").ok();
     let guest = Guest::new();
     let said = daemon.lxc("config trust add --name guest --restricted --projects p,own").ok();
-    guest.lxc_args(["remote", "add", "r", said.lines().last().unwrap().trim()]).ok();
-    guest.lxc("project switch r:p").ok();
+    guest.lxc_args(["remote", "add", "r", said.lines().last().unwrap().trim(), "--project", "p"]).ok();
     guest.lxc("launch r:busybox r:mine").ok();
     assert_eq!(guest.lxc("exec r:mine -- echo there").ok(), "there\n");
     assert_eq!(guest.lxc("list r: --format csv --columns n").ok(), "mine\n");

@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use berth_tests::{Daemon, Run, Terminal, Watch, hung_up};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 /// Requests that are under way at a time.
@@ -27,6 +28,10 @@ fn status(stream: &mut UnixStream) -> u16 {
 
 #[test]
 fn a_thousand_requests_at_a_time() {
+    // A descriptor for each connection, here and in the daemon, which is given this limit.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .expect("a limit can be raised to its maximum");
     let daemon = Daemon::with_busybox();
     daemon.berth("launch busybox c1").ok();
     // All are connected before the first asks.
@@ -100,7 +105,7 @@ fn fight(daemon: &Daemon, client: usize) {
         let end = daemon.http("GET", &format!("/1.0/operations/{operation}/wait"), &[], b"");
         let (code, error) = (end.json()["metadata"]["status_code"].clone(), end.json()["metadata"]["err"].clone());
         let error = error.as_str().expect("a text");
-        assert!(code == 200 && error.is_empty() || code == 400 && error.contains(['a', 'b']), "{what}: {end:?}");
+        assert!(code == 200 && error.is_empty() || code == 400 && !error.is_empty(), "{what}: {end:?}");
         assert!(!error.to_lowercase().contains("internal") && !error.contains("panick"), "{what}: {end:?}");
     }
 }

@@ -236,11 +236,11 @@ impl Operations {
             .map(|op| op.caller().clone())
     }
 
-    /// Takes no new operations, ends those that serve a client's websockets and waits for the others.
+    /// Takes no new operations, ends those that wait for a client (websockets, tokens) and waits for the others.
     /// Tells how many are still at work after `patience`.
     pub async fn stop(&self, patience: Duration) -> usize {
         self.inner.stopping.cancel();
-        for operation in self.list(None).iter().filter(|op| op.class() == Class::Websocket) {
+        for operation in self.list(None).iter().filter(|op| op.class() != Class::Task) {
             operation.cancel.cancel();
         }
         self.inner.tasks.close();

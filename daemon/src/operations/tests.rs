@@ -108,9 +108,10 @@ async fn secrets_are_shown_to_the_creator_and_open_for_nobody_else() {
 }
 
 #[tokio::test]
-async fn stopping_waits_for_tasks_and_ends_sessions() {
+async fn stopping_waits_for_tasks_and_ends_what_waits_for_clients() {
     let operations = Operations::new(Events::default());
     let session = operations.spawn(spec().class(Class::Websocket), |_| std::future::pending()).unwrap();
+    let token = operations.spawn(spec().class(Class::Token), |_| std::future::pending()).unwrap();
     operations
         .spawn(spec(), |_| async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -118,7 +119,7 @@ async fn stopping_waits_for_tasks_and_ends_sessions() {
         })
         .unwrap();
     assert_eq!(operations.stop(Duration::from_secs(5)).await, 0);
-    assert_eq!(session.status(), Status::Cancelled);
+    assert_eq!((session.status(), token.status()), (Status::Cancelled, Status::Cancelled));
     let error = operations.spawn(spec(), |_| async { Ok(Map::new()) }).unwrap_err();
     assert_eq!(error.code(), http::StatusCode::SERVICE_UNAVAILABLE);
 }
