@@ -93,7 +93,7 @@ fn instance(method: &Method, below: &str) -> Option<Confined> {
         ("GET" | "PUT", "")
         | ("GET" | "PUT" | "PATCH" | "POST" | "DELETE", "/{name}")
         | ("GET" | "PUT", "/{name}/state")
-        | ("POST", "/{name}/exec")
+        | ("POST", "/{name}/exec" | "/{name}/rebuild")
         | ("GET" | "POST" | "DELETE", "/{name}/console")
         | ("GET" | "DELETE", "/{name}/files")
         | ("GET", "/{name}/logs")
