@@ -61,7 +61,9 @@ pub fn vcpu() -> io::Result<Filter> {
 
 /// For the thread that reads kernel and initrd.
 pub fn loader() -> io::Result<Filter> {
-    Filter::new(&[libc::SYS_fstat, libc::SYS_lseek, libc::SYS_pread64, libc::SYS_readv, libc::SYS_statx], &[])
+    let calls = [libc::SYS_fstat, libc::SYS_lseek, libc::SYS_pread64, libc::SYS_readv, libc::SYS_statx];
+    // Its readers have descriptors of their own.
+    Filter::new(&calls, &[Restricted::with(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC as u32)])
 }
 
 /// For the owner of the machine, once that is built.

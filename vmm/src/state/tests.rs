@@ -88,12 +88,13 @@ fn as_owner<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 
 fn write_ram(memory: &Memory) -> File {
     let (file, memory) = (tempfile::tempfile().unwrap(), memory.clone());
+    let written = file.try_clone().unwrap();
     as_owner(move || {
         let id = ram::RamId::draw().unwrap();
-        let mut writer = ram::RamWriter::new(memory, file.try_clone().unwrap(), id).unwrap();
+        let mut writer = ram::RamWriter::new(memory, written, id).unwrap();
         while !writer.step().unwrap() {}
-        file
-    })
+    });
+    file
 }
 
 #[test]
