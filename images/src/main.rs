@@ -101,6 +101,9 @@ enum Job {
         archive: PathBuf,
         #[command(flatten)]
         volumes: Volumes,
+        /// Ids of the host that stand for those of the container, for each snapshot and at last the instance.
+        #[arg(long = "idmap", allow_hyphen_values = true)]
+        idmaps: Vec<String>,
         /// Largest disk, in bytes.
         #[arg(long)]
         disk_max: u64,
@@ -141,7 +144,9 @@ fn main() -> ExitCode {
             output().and_then(|out| jobs::backup::pack(&volumes, &index, compression, out))
         }
         Job::BackupDescribe { archive } => jobs::backup::describe(&archive),
-        Job::BackupUnpack { archive, volumes, disk_max } => jobs::backup::unpack(&archive, &volumes, disk_max),
+        Job::BackupUnpack { archive, volumes, idmaps, disk_max } => {
+            jobs::backup::unpack(&archive, &volumes, &idmaps, disk_max)
+        }
         Job::Grow { disk } => jobs::disk::grow(&disk),
         Job::Boot { cache, known } => jobs::boot::run(&cache, &known),
         Job::Build(request) => jobs::build::run(&request),

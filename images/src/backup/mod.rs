@@ -59,18 +59,23 @@ impl Backups {
             .map_err(|e| Error::Job(format!("the helper describes a backup wrongly: {e}")))
     }
 
-    /// Unpacks a backup into empty directories; they are on disk afterwards. The disk of a virtual machine may have
+    /// Unpacks a backup into empty directories; they are on disk afterwards. Each snapshot and at last the instance has one of
+    /// `idmaps`: LXD's `volatile.last_state.idmap`, or nothing. The disk of a virtual machine may have
     /// `disk_max` bytes. Gives the number of device nodes that were left out.
     pub async fn unpack(
         &self,
         archive: &Path,
         into: BackupVolumes<'_>,
+        idmaps: &[String],
         disk_max: u64,
         progress: &Progress,
     ) -> Result<u64> {
-        let job = with(Job::new("backup-unpack", helper::BACKUP), into)
+        let mut job = with(Job::new("backup-unpack", helper::BACKUP), into)
             .option("--archive", archive)
             .option("--disk-max", disk_max.to_string());
+        for idmap in idmaps {
+            job = job.option("--idmap", idmap);
+        }
         let summary = self.helper.run(job, progress).await?;
         Ok(summary["devices_left_out"].as_u64().unwrap_or(0))
     }

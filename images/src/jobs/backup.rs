@@ -18,7 +18,8 @@ use crate::jobs;
 use crate::pack::{Archive, Compression, Compressor};
 use crate::unpack::budget::Budget;
 use crate::unpack::check::{self, METADATA_MAX};
-use crate::unpack::tarball::{self, Devices, Member, Summary};
+use crate::unpack::owners::Owners;
+use crate::unpack::tarball::{self, Devices, Member, Rules, Summary};
 use crate::unpack::tree::{self, Tree};
 use crate::unpack::{archive, check::read_plain};
 use crate::wire::{self, Failure, JobResult};
@@ -180,8 +181,9 @@ fn described(archive: impl std::io::Read) -> JobResult<Description> {
     Description::of(index, contents)
 }
 
-/// Unpacks the backup `path` into empty directories that can become volumes. A disk may have `disk_max` bytes.
-pub fn unpack(path: &Path, volumes: &Volumes, disk_max: u64) -> JobResult<i32> {
+/// Unpacks the backup `path` into empty directories that can become volumes. Each snapshot and at last the instance has one of
+/// `idmaps` ([`Owners`]). A disk may have `disk_max` bytes.
+pub fn unpack(path: &Path, volumes: &Volumes, idmaps: &[String], disk_max: u64) -> JobResult<i32> {
     let archive = jobs::open(path)?;
     let room = confine::room(jobs::open(&volumes.volume)?, u64::MAX).map_err(Failure::from_io("look at free space"))?;
     let (parts, binds) = volumes.parts(Bind::writable)?;
@@ -195,7 +197,7 @@ pub fn unpack(path: &Path, volumes: &Volumes, disk_max: u64) -> JobResult<i32> {
     jobs::confined(&confinement, || {
         let mut budget = Budget::with_holes(room, ENTRIES_MAX, FILE_MAX);
         wire::progress("unpack", None, "Unpacking the backup");
-        let mut restore = Restore::begin(kind, &parts, disk_max)?;
+        let mut restore = Restore::begin(kind, &parts, idmaps, disk_max)?;
         tarball::visit(archive::open(archive)?, &mut budget, &mut |member, budget| restore.member(member, budget))?;
         let summary = restore.finish()?;
         Ok::<Value, _>(json!({ "devices_left_out": summary.devices }))
@@ -215,6 +217,7 @@ struct Target {
     snapshot: Option<String>,
     place: String,
     tree: Tree,
+    rules: Rules,
 }
 
 /// Where a member goes: number of the volume and how many components of the name lead to it.
@@ -225,13 +228,19 @@ struct Way {
 }
 
 impl Restore {
-    fn begin(kind: BackupKind, parts: &[Part], disk_max: u64) -> JobResult<Self> {
-        let open = |part: &Part| {
+    fn begin(kind: BackupKind, parts: &[Part], idmaps: &[String], disk_max: u64) -> JobResult<Self> {
+        let open = |(number, part): (usize, &Part)| {
             let directory =
                 tree::open_directory(&part.place).map_err(Failure::from_io("open the directory to fill"))?;
-            Ok(Target { snapshot: part.snapshot.clone(), place: part.place.clone(), tree: Tree::new(directory) })
+            let owners = Owners::parse(idmaps.get(number).map(String::as_str).unwrap_or_default())?;
+            Ok(Target {
+                snapshot: part.snapshot.clone(),
+                place: part.place.clone(),
+                tree: Tree::new(directory),
+                rules: Rules { devices: Devices::Harmless, owners },
+            })
         };
-        let targets = parts.iter().map(open).collect::<JobResult<_>>()?;
+        let targets = parts.iter().enumerate().map(open).collect::<JobResult<_>>()?;
         Ok(Self { kind, targets, disk_max, summary: Summary::default() })
     }
 
@@ -249,8 +258,8 @@ impl Restore {
                 parts.truncate(way.top);
                 parts.push(DISK.as_bytes().to_vec());
             }
-            let tree = &mut self.targets[way.target].tree;
-            tarball::write(member, &parts, way.top, tree, budget, Devices::Harmless, &mut self.summary)?;
+            let Target { tree, rules, .. } = &mut self.targets[way.target];
+            tarball::write(member, &parts, way.top, tree, budget, rules, &mut self.summary)?;
         }
         Ok(ControlFlow::Continue(()))
     }

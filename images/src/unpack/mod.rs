@@ -5,6 +5,7 @@ pub mod archive;
 pub mod budget;
 pub mod check;
 pub mod decode;
+pub mod owners;
 pub mod pax;
 pub mod squash;
 mod stream;

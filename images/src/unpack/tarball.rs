@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use tar::{EntryType, Header};
 
 use super::budget::Budget;
+use super::owners::Owners;
 use super::pax::Records;
 use super::stream::Stream;
 use super::tree::{Attributes, Tree};
@@ -48,6 +49,15 @@ pub fn components(name: &[u8]) -> Option<Vec<&[u8]>> {
     (!parts.iter().any(|part| *part == b".." || part.contains(&0))).then_some(parts)
 }
 
+/// What becomes of members that are not simply written.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Which device nodes are made.
+    pub devices: Devices,
+    /// Whose ids the archive has.
+    pub owners: Owners,
+}
+
 /// Which device nodes are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Devices {
@@ -69,10 +79,11 @@ pub fn unpack(
     choose: &mut dyn FnMut(&[Vec<u8>]) -> Choice,
 ) -> JobResult<Summary> {
     let mut summary = Summary::default();
+    let rules = Rules { devices: Devices::None, owners: Owners::default() };
     visit(archive, budget, &mut |member, budget| {
         let parts = member.parts()?;
         if choose(&parts) == Choice::Take {
-            write(member, &parts, 0, tree, budget, Devices::None, &mut summary)?;
+            write(member, &parts, 0, tree, budget, &rules, &mut summary)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -282,7 +293,7 @@ pub fn write(
     top: usize,
     tree: &mut Tree,
     budget: &mut Budget,
-    devices: Devices,
+    rules: &Rules,
     summary: &mut Summary,
 ) -> JobResult<()> {
     let kind = member.kind();
@@ -303,7 +314,8 @@ pub fn write(
         return Ok(());
     }
     let link = member.link();
-    let attributes = member.attributes()?;
+    let mut attributes = member.attributes()?;
+    rules.owners.apply(&mut attributes);
     match kind {
         EntryType::Directory => tree.directory(parent, name, &attributes).map_err(failed)?,
         EntryType::Symlink => tree.symlink(parent, name, &link, &attributes).map_err(failed)?,
@@ -321,7 +333,7 @@ pub fn write(
             budget.take_bytes(written)?;
         }
         EntryType::Char | EntryType::Block => {
-            let Some(rdev) = member.harmless().filter(|_| devices == Devices::Harmless) else {
+            let Some(rdev) = member.harmless().filter(|_| rules.devices == Devices::Harmless) else {
                 summary.devices += 1;
                 return Ok(());
             };

@@ -205,3 +205,22 @@ fn an_index_that_is_none_is_refused() {
     let old = old.file("backup/container/backup.yaml", b"container:\n  name: c1\n  config: {user.x: y}\n", 0o600);
     assert_eq!(describe(&save(old)).expect("one of an old version")["instance"]["config"]["user.x"], "y");
 }
+
+#[test]
+fn owners_that_were_shifted_come_back() {
+    let place = Place::new();
+    let archive = container(&["s0"])
+        .file("backup/snapshots/s0/rootfs/file", b"x", 0o600)
+        .file("backup/container/rootfs/file", b"x", 0o600)
+        .save(place.path(), "c1.tar");
+    fs::create_dir(place.path().join("s0")).expect("mkdir");
+    let mut command = Command::new(HELPER);
+    command.args(["backup-unpack", "--kind", "container", "--disk-max", "0", "--snapshot", "s0", "--at"]);
+    command.arg(place.path().join("s0")).arg("--archive").arg(archive).arg("--volume").arg(place.dest());
+    let both = r#"[{"Isuid":true,"Isgid":true,"Hostid":1000,"Nsid":0,"Maprange":65536}]"#;
+    command.args(["--idmap", "", "--idmap", both]);
+    outcome(&run(command)).expect("unpack");
+    let owner = |path: PathBuf| fs::metadata(path).map(|info| (info.uid(), info.gid())).expect("file");
+    assert_eq!(owner(place.dest().join("rootfs/file")), (234, 1345));
+    assert_eq!(owner(place.path().join("s0/rootfs/file")), (1234, 2345));
+}

@@ -13,6 +13,9 @@ use crate::snapshots::name as names;
 /// Architectures of other names that this host runs too.
 const COMPATIBLE: &[(&str, &str)] = &[("x86_64", "i686"), ("aarch64", "armv7l")];
 
+/// Key under which LXD keeps how the owners of a container's files are shifted.
+const IDMAP: &str = "volatile.last_state.idmap";
+
 /// An instance as a backup tells of it, with the archive.
 #[derive(Debug)]
 pub struct Restored {
@@ -26,6 +29,8 @@ pub struct Restored {
     pub(crate) config: Config,
     /// Of the volatile keys, those that last.
     pub(crate) volatile: Config,
+    /// How owners of files were shifted, in LXD's form.
+    pub(crate) idmap: String,
     pub(crate) devices: Devices,
     pub(crate) profiles: Vec<String>,
     pub(crate) description: String,
@@ -42,6 +47,8 @@ pub(crate) struct SnapshotPart {
     pub expires_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
     pub config: Config,
+    /// How owners of files were shifted, in LXD's form.
+    pub idmap: String,
     pub devices: Devices,
     pub profiles: Vec<String>,
     pub description: String,
@@ -56,6 +63,7 @@ impl Restored {
         let snapshots = snapshots.into_iter().map(snapshot).collect::<Result<_>>()?;
         let (volatile, config) = instance.config.into_iter().partition(|(key, _)| key.starts_with("volatile."));
         let mut volatile: Config = volatile;
+        let idmap = volatile.remove(IDMAP).unwrap_or_default();
         volatile.retain(|key, _| lasts(key) && key != "volatile.uuid");
         Ok(Self {
             upload,
@@ -70,6 +78,7 @@ impl Restored {
             last_used_at: moment(&instance.last_used_at),
             config,
             volatile,
+            idmap,
             devices: instance.devices,
             profiles: instance.profiles,
             description: instance.description,
@@ -93,6 +102,7 @@ fn snapshot(entry: Entry) -> Result<SnapshotPart> {
     names::check(&entry.name).map_err(Error::Invalid)?;
     let architecture = architecture(&entry)?;
     let mut config = entry.config;
+    let idmap = config.remove(IDMAP).unwrap_or_default();
     config.retain(|key, _| !key.starts_with("volatile."));
     Ok(SnapshotPart {
         architecture,
@@ -101,6 +111,7 @@ fn snapshot(entry: Entry) -> Result<SnapshotPart> {
         last_used_at: moment(&entry.last_used_at),
         name: entry.name,
         config,
+        idmap,
         devices: entry.devices,
         profiles: entry.profiles,
         description: entry.description,

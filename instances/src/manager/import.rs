@@ -155,7 +155,10 @@ impl Shared {
         let into = BackupVolumes { kind: index::kind(document.kind), volume: own.path(), snapshots: &places };
         let archive = restored.upload.path();
         let backups = self.images.backups();
-        let left_out = backups.unpack(archive, into, largest_disk(&draft.expanded_devices), &**progress).await?;
+        let idmaps = parts.iter().map(|(part, _)| &part.idmap).chain([&restored.idmap]);
+        let idmaps: Vec<String> = idmaps.cloned().collect();
+        let left_out =
+            backups.unpack(archive, into, &idmaps, largest_disk(&draft.expanded_devices), &**progress).await?;
         if left_out > 0 {
             tracing::warn!(instance = %draft.name, left_out, "device nodes of the backup that a container may not have were left out");
         }
