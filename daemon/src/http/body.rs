@@ -1,11 +1,13 @@
 //! JSON bodies with a cap and with errors that name the field.
 
+use std::pin::Pin;
+
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
 };
 use bytes::BytesMut;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,8 +16,8 @@ use super::ApiError;
 
 /// Longest JSON body: an instance with large cloud-init data fits many times over.
 pub const MAX_JSON: usize = 4 * 1024 * 1024;
-/// Bytes over the cap of a body that are read and dropped.
-const MAX_DISCARD: usize = 64 * 1024 * 1024;
+/// Bytes of a body that nobody wants which are read and dropped.
+const MAX_DISCARD: usize = 256 * 1024 * 1024;
 
 /// Whether a body that may be JSON or a file's content says that it is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
@@ -62,6 +64,17 @@ pub async fn read(body: Body, cap: usize) -> Result<Bytes, ApiError> {
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
     Ok(kept.freeze())
+}
+
+/// Reads what comes for a while and drops it, for the sake of the answer as [`read`] does.
+pub async fn discard<E>(mut stream: Pin<&mut impl Stream<Item = Result<Bytes, E>>>) {
+    let mut left = MAX_DISCARD;
+    while let Some(Ok(chunk)) = stream.next().await {
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// JSON as `T`; the error names the field that is wrong. A member that is `null` counts as absent: Go's clients and those

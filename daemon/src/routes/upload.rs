@@ -1,6 +1,6 @@
 //! Uploads of images and backups: streamed to a private place, never held in memory. If the client vanishes it goes.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, pin::Pin};
 
 use axum::{
     body::Bytes,
@@ -13,7 +13,7 @@ use tokio::{fs::File, io::AsyncWriteExt};
 
 use crate::{
     app::App,
-    http::{ApiError, ApiResult, query::is_true},
+    http::{ApiError, ApiResult, body, query::is_true},
 };
 
 /// Longest image that is taken.
@@ -89,11 +89,23 @@ async fn create(path: &Path) -> ApiResult<File> {
 
 /// Writes a stream to an empty file; gives its length.
 pub async fn save<E: std::fmt::Display>(
-    mut file: File,
+    file: File,
     stream: impl Stream<Item = Result<Bytes, E>>,
     cap: u64,
 ) -> ApiResult<u64> {
     let mut stream = std::pin::pin!(stream);
+    let saved = write(file, stream.as_mut(), cap).await;
+    if saved.is_err() {
+        body::discard(stream).await;
+    }
+    saved
+}
+
+async fn write<E: std::fmt::Display>(
+    mut file: File,
+    mut stream: Pin<&mut impl Stream<Item = Result<Bytes, E>>>,
+    cap: u64,
+) -> ApiResult<u64> {
     let mut length = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| ApiError::invalid(format!("The upload broke off: {error}")))?;
