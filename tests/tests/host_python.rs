@@ -48,6 +48,8 @@ fn metrics() {
     daemon.berth("init busybox stopped").ok();
     daemon.berth("launch busybox c1").ok();
     daemon.berth("exec c1 -- dd if=/dev/zero of=/root/file bs=1M count=8").ok();
+    // The kernel tells modes by what it finds running at its ticks: long enough that some find it.
+    daemon.berth_args(["exec", "c1", "--", "sh", "-c", "i=0; while test $i -lt 200000; do i=$((i+1)); done"]).ok();
     let reply = daemon.http("GET", "/1.0/metrics", &[], b"");
     assert_eq!((reply.status, reply.header("content-type").unwrap().split(';').next().unwrap()), (200, "text/plain"));
     let read = python(&daemon, "metrics.py").input(reply.body.clone()).ok();
