@@ -1,18 +1,7 @@
 //! What a whole Debian does in a container.
 
-use berth_tests::{Daemon, debian_image};
-
-fn daemon_with_debian() -> Daemon {
-    let daemon = Daemon::start();
-    let (metadata, rootfs) = debian_image();
-    let files = [&metadata, &rootfs].map(|path| path.to_str().unwrap());
-    daemon.berth_args(["image", "import", files[0], files[1], "--alias", "debian"]).ok();
-    daemon
-}
-
-fn sh(daemon: &Daemon, name: &str, script: &str) -> String {
-    daemon.berth_args(["exec", name, "--", "sh", "-c", script]).ok()
-}
+use berth_tests::Daemon;
+use berth_tests::guests::{daemon_with_debian, sh};
 
 fn wait_online(daemon: &Daemon, name: &str) {
     daemon.wait_booted(name);
@@ -23,7 +12,7 @@ fn wait_online(daemon: &Daemon, name: &str) {
 fn two_find_each_other_by_name_also_while_the_daemon_restarts() {
     let mut daemon = daemon_with_debian();
     for name in ["c1", "c2"] {
-        daemon.berth_args(["launch", "debian", name]).ok();
+        daemon.berth_args(["launch", "debian/12", name]).ok();
     }
     for name in ["c1", "c2"] {
         wait_online(&daemon, name);
@@ -55,7 +44,7 @@ fn two_find_each_other_by_name_also_while_the_daemon_restarts() {
 #[test]
 fn it_is_confined_and_yet_a_whole_system() {
     let daemon = daemon_with_debian();
-    daemon.berth("launch debian c1 --config limits.memory=512MiB --config limits.cpu=1").ok();
+    daemon.berth("launch debian/12 c1 --config limits.memory=512MiB --config limits.cpu=1").ok();
     daemon.wait_booted("c1");
     assert_eq!(sh(&daemon, "c1", "cat /proc/1/comm"), "systemd\n");
     assert_eq!(sh(&daemon, "c1", "nproc"), "1\n");

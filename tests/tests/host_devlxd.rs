@@ -1,6 +1,7 @@
 //! What a container learns of itself on `/dev/lxd/sock`.
 
-use berth_tests::{Daemon, Terminal, debian_image};
+use berth_tests::guests::daemon_with_debian;
+use berth_tests::{Daemon, Terminal};
 use serde_json::{Value, json};
 
 /// One request; prints the status and the body.
@@ -31,14 +32,6 @@ while (read $socket, my $head, 2) {
 }
 "#;
 
-fn daemon() -> Daemon {
-    let daemon = Daemon::start();
-    let (metadata, rootfs) = debian_image();
-    let files = [&metadata, &rootfs].map(|path| path.to_str().unwrap());
-    daemon.berth_args(["image", "import", files[0], files[1], "--alias", "debian"]).ok();
-    daemon
-}
-
 fn ask(daemon: &Daemon, path: &str) -> (u16, String) {
     let said = daemon.berth_args(["exec", "c1", "--", "perl", "-e", ASK, path]).ok();
     let (status, body) = said.split_once(' ').unwrap();
@@ -53,8 +46,8 @@ fn ask_json(daemon: &Daemon, path: &str) -> Value {
 
 #[test]
 fn a_container_learns_about_itself_and_about_nobody_else() {
-    let mut daemon = daemon();
-    daemon.berth_args(["init", "debian", "c1", "--config", "user.colour=green", "--config", "limits.cpu=1"]).ok();
+    let mut daemon = daemon_with_debian();
+    daemon.berth_args(["init", "debian/12", "c1", "--config", "user.colour=green", "--config", "limits.cpu=1"]).ok();
     daemon.lxc_args(["config", "set", "c1", "cloud-init.user-data", "#cloud-config\npackages: []\n"]).ok();
     daemon.berth("start c1").ok();
     assert_eq!(ask_json(&daemon, "/"), json!(["/1.0"]));
@@ -108,8 +101,8 @@ fn event(listener: &mut Terminal) -> Value {
 
 #[test]
 fn a_container_hears_of_changes() {
-    let daemon = daemon();
-    daemon.berth("launch debian c1").ok();
+    let daemon = daemon_with_debian();
+    daemon.berth("launch debian/12 c1").ok();
     let mut listener = Terminal::start(daemon.berth_args(["exec", "c1", "--", "perl", "-e", LISTEN]));
     listener.expect("listening");
     // What it may not read it is not told.
@@ -131,9 +124,9 @@ fn a_container_hears_of_changes() {
 
 #[test]
 fn one_that_connects_without_end_harms_only_itself() {
-    let daemon = daemon();
-    daemon.berth("launch debian c1").ok();
-    daemon.berth("launch debian c2").ok();
+    let daemon = daemon_with_debian();
+    daemon.berth("launch debian/12 c1").ok();
+    daemon.berth("launch debian/12 c2").ok();
     let hold = "use IO::Socket::UNIX; $| = 1; my @all; \
                 for (1..16) { push @all, IO::Socket::UNIX->new(Peer => '/dev/lxd/sock') or die $! } print \"held\\n\"; sleep";
     let mut holder = Terminal::start(daemon.berth_args(["exec", "c2", "--", "perl", "-e", hold]));
