@@ -53,6 +53,10 @@ pub(crate) fn build(spec: &ContainerSpec, unified: bool, boot_id: &str) -> Resul
         root.attach(&file_system("proc", &[], NO_SUID_DEV_EXEC)?, "dev/.lxc/proc")?;
         root.attach(&file_system("sysfs", &[], NO_SUID_DEV_EXEC)?, "dev/.lxc/sys")?;
     }
+    // An init that finds none mounts it over what a program sees that got in before it, and that program waits for
+    // sockets in a directory that nobody uses. Limits as systemd's (TMPFS_LIMITS_RUN in its mountpoint-util.h).
+    let limits = [("mode", "755"), ("size", "20%"), ("nr_inodes", "800k")];
+    root.attach(&file_system("tmpfs", &limits, NO_SUID_DEV)?, "run")?;
     root.parts_of_the_host()?;
     if unified {
         root.attach(&file_system("cgroup2", &[], NO_SUID_DEV_EXEC)?, "sys/fs/cgroup")?;
