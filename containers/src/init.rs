@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroups;
 use crate::error::{Context, Error, Result};
-use crate::mounts::{inside, stage::Stage};
+use crate::mounts::{self, inside, stage::Stage};
 use crate::spec::ContainerSpec;
+use crate::templates::Templates;
 use crate::{idmap, process, rlimits, seccomp, sys};
 
 /// Namespaces that init begins in. Those of mounts and cgroups it makes itself when the time has come.
@@ -43,14 +44,16 @@ pub(crate) struct Init {
 
 impl Init {
     /// Makes the first process with its namespaces and its root. On failure it is gone again.
-    pub(crate) fn create(spec: &ContainerSpec, cgroups: &Cgroups) -> Result<Self> {
+    pub(crate) fn create(spec: &ContainerSpec, templates: &Templates, cgroups: &Cgroups) -> Result<Self> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("make a boot id")?;
         let (channel, remote) = Endpoint::pair().context("make a socket pair")?;
         let stage = Stage::enter(&spec.rootfs)?;
         let place = cgroups.unified_payload()?;
         // SAFETY: the monitor has a single thread.
         let child = unsafe {
-            sys::fork(NAMESPACES, place.as_ref().map(AsFd::as_fd), || child(spec, cgroups, &boot_id, &remote))
+            sys::fork(NAMESPACES, place.as_ref().map(AsFd::as_fd), || {
+                child(spec, templates, cgroups, &boot_id, &remote)
+            })
         }
         .context("make the container's first process (does this kernel allow user namespaces?)")?;
         drop(remote);
@@ -113,14 +116,20 @@ impl Init {
 }
 
 /// What the first process does until it is init.
-fn child(spec: &ContainerSpec, cgroups: &Cgroups, boot_id: &str, channel: &Endpoint) -> i32 {
-    let Err(error) = become_init(spec, cgroups, boot_id, channel);
+fn child(spec: &ContainerSpec, templates: &Templates, cgroups: &Cgroups, boot_id: &str, channel: &Endpoint) -> i32 {
+    let Err(error) = become_init(spec, templates, cgroups, boot_id, channel);
     // If the monitor is gone nobody is left to be told.
     let _ = channel.send(&Report::Failed(error.to_string()), &[]);
     1
 }
 
-fn become_init(spec: &ContainerSpec, cgroups: &Cgroups, boot_id: &str, channel: &Endpoint) -> Result<Infallible> {
+fn become_init(
+    spec: &ContainerSpec,
+    templates: &Templates,
+    cgroups: &Cgroups,
+    boot_id: &str,
+    channel: &Endpoint,
+) -> Result<Infallible> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("tie init to the monitor")?;
     wait_for_go(channel)?;
     become_root()?;
@@ -129,6 +138,10 @@ fn become_init(spec: &ContainerSpec, cgroups: &Cgroups, boot_id: &str, channel: 
     // The change of ids has undone it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("tie init to the monitor")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if !templates.files.is_empty() {
+        // While there is nothing else in the root than what is its own.
+        templates.apply(mounts::root()?)?;
+    }
     let master = inside::build(spec, cgroups.is_unified(), boot_id)?;
     rustix::system::sethostname(spec.hostname.as_bytes()).context("set the container's host name")?;
     sys::loopback_up().context("bring the container's loopback interface up")?;

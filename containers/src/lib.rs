@@ -8,6 +8,7 @@
 //! - [`monitor`]: makes the container, serves its control socket, cleans up;
 //! - [`exec`], [`files`]: the helpers that enter it;
 //! - [`devices`]: the helper that gives it devices;
+//! - [`templates`]: files that its first process writes into its root;
 //! - [`proxy`]: the helper that passes connections on;
 //! - [`cgroup`]: both cgroup versions.
 //!
@@ -30,6 +31,7 @@ mod rlimits;
 pub mod seccomp;
 pub mod spec;
 mod sys;
+pub mod templates;
 mod users;
 
 /// Removes what a monitor that was killed left behind: its cgroups, with any process still in them. The container

@@ -32,6 +32,12 @@ pub enum Error {
         /// Alias asked for.
         name: String,
     },
+    /// No such template.
+    #[error("template \"{name}\" not found; `lxc config template list` shows what the instance has")]
+    TemplateNotFound {
+        /// Name asked for.
+        name: String,
+    },
     /// The image is there already.
     #[error("image {fingerprint} already exists in project \"{project}\"; delete it first or use it as it is")]
     ImageExists {
@@ -104,7 +110,9 @@ impl Error {
     /// The rough kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::ImageNotFound { .. } | Self::AliasNotFound { .. } => ErrorKind::NotFound,
+            Self::ImageNotFound { .. } | Self::AliasNotFound { .. } | Self::TemplateNotFound { .. } => {
+                ErrorKind::NotFound
+            }
             Self::ImageExists { .. } | Self::AliasExists { .. } => ErrorKind::Conflict,
             Self::Changed { .. } => ErrorKind::Changed,
             Self::Invalid(_) | Self::Ambiguous { .. } | Self::Fingerprint { .. } => ErrorKind::Invalid,

@@ -15,6 +15,7 @@ mod import;
 mod info;
 pub mod jobs;
 pub mod metadata;
+mod origin;
 pub mod pack;
 mod progress;
 mod provide;
@@ -31,6 +32,7 @@ pub use info::{
     AliasInfo, BootFiles, BuildRequest, ExportFiles, ImageInfo, ImageUpdate, ImportFiles, ImportOptions, Kinds,
     Programs, RootfsName,
 };
+pub use origin::Origin;
 pub use pack::Compression;
 pub use progress::{Progress, ProgressEvent};
 pub use publish::{PublishRequest, PublishSource};

@@ -15,7 +15,7 @@ pub const PROPERTY_NAME_MAX: usize = 255;
 /// Longest value of a property, in bytes.
 pub const PROPERTY_VALUE_MAX: usize = 8 << 10;
 /// Most templates an image may have.
-const TEMPLATES_MAX: usize = 200;
+pub const TEMPLATES_MAX: usize = 200;
 /// Longest path in a template entry.
 const PATH_MAX: usize = 4096;
 
@@ -45,7 +45,7 @@ pub struct Metadata {
 /// One file to be written into an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
-    /// Moments: `create`, `copy`, `start`.
+    /// Moments: `create`, `copy`, `rename`, `start`.
     #[serde(default)]
     pub when: Vec<String>,
     /// Only if the file is not there.
@@ -102,9 +102,6 @@ pub fn parse(text: &str) -> Result<Metadata> {
     let loose: Loose = serde_saphyr::from_str_with_options(text, options()).map_err(|e| invalid(e.to_string()))?;
     let seconds = |value: Option<f64>| value.map_or(0, |seconds| seconds as i64);
     let templates = loose.templates.unwrap_or_default();
-    if templates.len() > TEMPLATES_MAX {
-        return Err(invalid(format!("more than {TEMPLATES_MAX} templates")));
-    }
     let metadata = Metadata {
         architecture: loose.architecture,
         creation_date: seconds(loose.creation_date),
@@ -140,7 +137,11 @@ impl From<LooseTemplate> for Template {
     }
 }
 
-fn check(metadata: &Metadata) -> Result<()> {
+/// Checks metadata, which comes from an image or a user.
+pub fn check(metadata: &Metadata) -> Result<()> {
+    if metadata.templates.len() > TEMPLATES_MAX {
+        return Err(invalid(format!("more than {TEMPLATES_MAX} templates")));
+    }
     if metadata.architecture.is_empty() {
         return Err(invalid("`architecture` is missing; set it, e.g. to x86_64"));
     }
@@ -150,15 +151,24 @@ fn check(metadata: &Metadata) -> Result<()> {
     }
     properties(&metadata.properties).map_err(invalid)?;
     for (path, template) in &metadata.templates {
-        if !path.starts_with('/') || path.len() > PATH_MAX || path.split('/').any(|part| part == "..") {
+        if !path.starts_with('/')
+            || path.len() > PATH_MAX
+            || path.contains('\0')
+            || path.split('/').any(|part| part == "..")
+        {
             return Err(invalid(format!("template target {path:?} is no absolute path without `..`")));
         }
         let name = &template.template;
-        if name.is_empty() || name.len() > 255 || name.contains('/') || name.starts_with('.') || name.contains('\0') {
+        if !is_template_name(name) {
             return Err(invalid(format!("template name {name:?} of {path:?} is no plain file name")));
         }
     }
     Ok(())
+}
+
+/// Whether a template may be called so: by the name of a file in `templates/`.
+pub fn is_template_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0'])
 }
 
 /// Checks properties, which come from an image or a user; gives the reason if they cannot be taken.

@@ -24,6 +24,7 @@ pub mod profiles;
 pub mod projects;
 mod snapshots;
 mod sys;
+mod templates;
 mod timer;
 mod values;
 

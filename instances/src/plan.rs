@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_containers::spec::{self, CpuLimit, Limits, MemoryLimit, Rlimit};
+use berth_containers::templates::Templates;
 use uuid::Uuid;
 
 use crate::cloud_init;
@@ -66,6 +67,8 @@ pub(crate) struct Plan {
     pub vsock_cid: Option<u32>,
     /// Fingerprint of the image it was made of.
     pub base_image: Option<String>,
+    /// Files to be written into a container; filled in for a start.
+    pub templates: Templates,
     /// What a virtual machine's cloud-init is told: files by name.
     pub cloud_init: Option<Vec<(&'static str, String)>>,
 }
@@ -108,6 +111,7 @@ impl Plan {
             idmap_base: number("volatile.idmap.base"),
             vsock_cid: number("volatile.vsock_id"),
             base_image: instance.volatile.get("volatile.base_image").cloned(),
+            templates: Templates::default(),
             cloud_init: cloud_init::files(&instance.volatile, &instance.name, config),
         })
     }

@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use berth_supervisor::handshake::{self, PROTOCOL_VERSION, Proceed, Progress, Start};
+use berth_supervisor::handshake::{self, FdIndex, PROTOCOL_VERSION, Proceed, Progress, Start};
 use berth_supervisor::protocol::{CONTROL_SOCKET, Exit, ExitReason};
 use berth_supervisor::record::Identity;
 use berth_supervisor::transport::{Endpoint, Listener};
@@ -27,6 +27,7 @@ use crate::init::Init;
 use crate::process::{self, End, OwnBinary};
 use crate::spec::ContainerSpec;
 use crate::sys;
+use crate::templates::Templates;
 
 /// Limit of descriptors for the container's programs, if the daemon's own is lower.
 const DESCRIPTORS: u64 = 1_048_576;
@@ -118,7 +119,7 @@ fn start(run_dir: &Path, daemon: &Endpoint) -> Result<serve::Server> {
     sys::raise_descriptor_limit(DESCRIPTORS).context("raise the limit of descriptors")?;
     let binary = OwnBinary::open()?;
     let start: Option<(Start<ContainerSpec>, _)> = daemon.recv().context("read the container's specification")?;
-    let (start, _) = start.ok_or_else(|| Error::Handshake("the daemon is gone".into()))?;
+    let (start, fds) = start.ok_or_else(|| Error::Handshake("the daemon is gone".into()))?;
     if start.protocol != PROTOCOL_VERSION {
         return Err(Error::Handshake(format!(
             "the daemon speaks version {} of the protocol, this berth-container {PROTOCOL_VERSION}; install both from \
@@ -127,12 +128,13 @@ fn start(run_dir: &Path, daemon: &Endpoint) -> Result<serve::Server> {
         )));
     }
     start.spec.check()?;
+    let templates = templates(&start.spec, fds)?;
     let identity = Identity::of(std::process::id()).context("find the own identity")?;
     identity.save(run_dir).with_context(|| format!("write the identity to {}", run_dir.display()))?;
     let mut container = make(start.spec)?;
     container.cgroups.create(&container.spec.limits, container.spec.idmap)?;
     container.cgroups.enter_monitor()?;
-    container.init = Some(Init::create(&container.spec, &container.cgroups)?);
+    container.init = Some(Init::create(&container.spec, &templates, &container.cgroups)?);
     let children = container.place_devices(&binary)?;
     let netns = container.init().network()?;
     hand_over(daemon, &container, &netns)?;
@@ -143,6 +145,13 @@ fn start(run_dir: &Path, daemon: &Endpoint) -> Result<serve::Server> {
     // A daemon that is gone now finds the container by its control socket.
     let _ = daemon.send(&Progress::Running, &[]);
     Ok(server)
+}
+
+/// The templates that the daemon handed over with the specification.
+fn templates(spec: &ContainerSpec, fds: Vec<OwnedFd>) -> Result<Templates> {
+    let Some(FdIndex(index)) = spec.templates else { return Ok(Templates::default()) };
+    let missing = || Error::Handshake("the daemon handed over no templates".into());
+    Templates::read(fds.into_iter().nth(index as usize).ok_or_else(missing)?)
 }
 
 /// The container before anything of it is there, rid of what a killed monitor left.

@@ -11,7 +11,18 @@ pub(crate) mod stage;
 pub(crate) mod target;
 mod tree;
 
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::error::{Context, Result};
 pub(crate) use tree::Tree;
 
 /// Name of the root in the stage directory.
 const ROOT: &str = "root";
+
+/// The root as it comes from the host, for a process that is in the stage.
+pub(crate) fn root() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, ROOT, flags, Mode::empty()).context("open the container's root")
+}

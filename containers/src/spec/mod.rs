@@ -7,6 +7,7 @@ mod proxy;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use berth_supervisor::handshake::FdIndex;
 use serde::{Deserialize, Serialize};
 
 pub use device::{Device, Mount, Node, NodeKind, NodeSource, Propagation};
@@ -51,6 +52,9 @@ pub struct ContainerSpec {
     pub nesting: bool,
     /// File the console is logged to.
     pub console_log: PathBuf,
+    /// File with the [`Templates`](crate::templates::Templates) to be written into the root, as JSON.
+    #[serde(default)]
+    pub templates: Option<FdIndex>,
 }
 
 /// A block of host ids; user and group ids alike. Id 0 inside is `base` outside.

@@ -87,6 +87,7 @@ impl Place {
             sysctls: BTreeMap::new(),
             nesting: false,
             console_log: self.path().join("console.log"),
+            templates: None,
         }
     }
 }

@@ -13,7 +13,8 @@ const STOPPED: (&str, u16) = ("Stopped", 102);
 
 /// Volatile keys that are part of what an instance is. The others speak of the host it was on.
 pub(crate) fn lasts(key: &str) -> bool {
-    ["volatile.uuid", "volatile.base_image", crate::cloud_init::INSTANCE_ID].contains(&key) || key.ends_with(HWADDR)
+    ["volatile.uuid", "volatile.base_image", crate::cloud_init::INSTANCE_ID, crate::templates::PENDING].contains(&key)
+        || key.ends_with(HWADDR)
 }
 
 /// The kind as backups have it.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use berth_containers::spec::{ContainerSpec, Device, IdMap, Mount, Propagation};
 use berth_guest::protocol::{ExecSpec, GuestState};
 use berth_images::Progress;
+use berth_supervisor::handshake::FdIndex;
 use berth_supervisor::protocol::{Reply, Request};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -21,6 +22,7 @@ use crate::idmap::RANGE;
 use crate::nics::Nics;
 use crate::plan::Plan;
 use crate::sys;
+use crate::templates;
 
 /// Directory of a container's volume that becomes its root.
 const ROOTFS: &str = "rootfs";
@@ -60,7 +62,10 @@ impl Driver for ContainerDriver {
         }
         load_modules(&plan.modules).await?;
         let place = Place { name: &plan.name, run_dir: &plan.places.run_dir, log_dir: &plan.places.log_dir };
-        let (launch, created) = Launch::begin(&self.program, "monitor", place, spec(plan)?, &[]).await?;
+        let templates = templates::file(&plan.templates)?;
+        let spec = ContainerSpec { templates: templates.is_some().then_some(FdIndex(0)), ..spec(plan)? };
+        let fds: Vec<_> = templates.iter().map(AsFd::as_fd).collect();
+        let (launch, created) = Launch::begin(&self.program, "monitor", place, spec, &fds).await?;
         let netns = created.netns.ok_or_else(|| Error::Runtime("the monitor sent no network namespace".to_owned()))?;
         network.attach_container(&netns).await?;
         Ok(launch)
@@ -265,5 +270,6 @@ fn spec(plan: &Plan) -> Result<ContainerSpec> {
         sysctls: plan.sysctls.clone(),
         nesting: plan.nesting,
         console_log: plan.places.console_log(),
+        templates: None,
     })
 }

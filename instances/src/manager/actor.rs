@@ -79,6 +79,7 @@ impl Actor {
             Command::Update { update, revision, answer } => reply(answer, self.update(*update, revision).await),
             Command::Rename { project, name, answer } => reply(answer, self.rename(project, name).await),
             Command::Refresh(answer) => reply(answer, self.refresh().await),
+            Command::Origin(work) => self.work_on_origin(work).await,
             Command::Work(work) => self.do_work(*work).await,
             Command::Delete(answer) => {
                 let result = self.delete().await;

@@ -23,6 +23,7 @@ use crate::model::{Config, CreateRequest, Devices, Instance, Kind, Original, Sou
 use crate::names;
 use crate::plan;
 use crate::projects::{Change, Feature};
+use crate::templates::Trigger;
 
 /// First vsock address a guest may have; 0 to 2 are reserved (vsock(7)).
 const FIRST_CID: u32 = 3;
@@ -96,6 +97,11 @@ impl Shared {
         self.check_references(project, &pool, &expanded_devices, kind).await?;
         let uuid = Uuid::new_v4();
         let mut values = Config::from([("volatile.uuid".to_owned(), uuid.to_string())]);
+        match &content {
+            Content::Image(..) | Content::Nothing => Trigger::Create.defer(kind, &mut values),
+            Content::Copy(_) => Trigger::Copy.defer(kind, &mut values),
+            Content::Backup(_) => {}
+        }
         let base = match &content {
             Content::Image(_, fingerprint) => Some(fingerprint),
             Content::Copy(original) => original.base_image.as_ref(),

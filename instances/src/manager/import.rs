@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::model::{Config, CreateRequest, Devices, Instance, Kind, Source};
 use crate::nics::HWADDR;
 use crate::plan;
+use crate::templates::{PENDING, is_pending};
 use crate::values::{parse_mac, parse_size};
 
 /// Profile whose pool is used for a backup from a pool that is not here.
@@ -98,6 +99,7 @@ impl Shared {
             views.iter().any(|instance| has(&instance.volatile))
         };
         let good = |key: &str, value: &str| match key {
+            PENDING => is_pending(value),
             INSTANCE_ID => uuid::Uuid::parse_str(value).is_ok(),
             "volatile.base_image" => value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()),
             key => key.ends_with(HWADDR) && parse_mac(value).is_ok() && !taken(value),

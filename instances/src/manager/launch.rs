@@ -1,5 +1,9 @@
 //! Starting an instance, and clearing away what belonged to one run of it.
 
+use std::sync::Arc;
+
+use berth_containers::templates::Templates;
+use berth_images::Origin;
 use berth_store::ErrorKind;
 use jiff::Timestamp;
 use tokio_util::sync::DropGuard;
@@ -7,12 +11,14 @@ use tokio_util::sync::DropGuard;
 use super::actor::Actor;
 use super::live::Live;
 use super::remove::remove_tree;
+use crate::blocking::blocking;
 use crate::cloud_init;
 use crate::devlxd;
 use crate::error::{Error, Result};
-use crate::model::{Instance, StartFrom, Status};
+use crate::model::{Instance, Kind, StartFrom, Status};
 use crate::nics::{self, Nics, host_name_key};
 use crate::plan::{Places, Plan};
+use crate::templates;
 
 impl Actor {
     pub(super) async fn start(&mut self, from: StartFrom) -> Result<()> {
@@ -58,7 +64,8 @@ impl Actor {
         let instance = self.view.borrow().clone();
         make_directories(&self.places()).await?;
         let door = self.make_door(&instance).await?;
-        let plan = self.plan(&instance).await?;
+        let mut plan = self.plan(&instance).await?;
+        plan.templates = due_templates(&instance, &plan).await?;
         let saved = self.saved(from, &plan.volume).await?;
         let shared = self.shared.clone();
         let mut network = Nics::wanted(&shared.networks, &instance)?;
@@ -69,6 +76,7 @@ impl Actor {
         let launch = made.map_err(|error| self.explain(error))?;
         // One record: from here on the guest goes on, and what was saved is over.
         self.volatile.stateful = false;
+        self.volatile.values.remove(templates::PENDING);
         self.save_volatile().await?;
         let started = launch.proceed(&plan.places.run_dir).await?;
         if let Some(saved) = saved {
@@ -120,6 +128,15 @@ impl Actor {
             other => other,
         }
     }
+}
+
+/// What is to be written into a container before it starts.
+async fn due_templates(instance: &Arc<Instance>, plan: &Plan) -> Result<Templates> {
+    if instance.kind != Kind::Container {
+        return Ok(Templates::default());
+    }
+    let (instance, volume) = (instance.clone(), plan.volume.clone());
+    blocking(move || templates::due(&Origin::open(&volume)?, &instance)).await
 }
 
 /// Makes the run and log directories, for root only.

@@ -13,6 +13,7 @@ mod launch;
 mod lend;
 mod live;
 mod open;
+mod origin;
 mod profile_edits;
 mod rebuild;
 mod refresh;
@@ -37,6 +38,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 pub use self::backups::ReservedBackup;
 pub use self::lend::Loan;
+use self::origin::OriginWork;
 use self::snapshots::Work;
 use crate::devlxd::Door;
 use crate::drivers::{Drivers, Helpers};
@@ -122,6 +124,8 @@ enum Command {
     Delete(Answer<()>),
     /// A profile changed: work the expanded configuration out again.
     Refresh(Answer<()>),
+    /// Read or change what it keeps of its image.
+    Origin(OriginWork),
     /// Something that takes its time.
     Work(Box<Work>),
 }

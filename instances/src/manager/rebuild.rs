@@ -13,6 +13,7 @@ use super::volumes::Volume;
 use crate::error::{Error, Result};
 use crate::model::Source;
 use crate::plan;
+use crate::templates::Trigger;
 
 /// Volatile key that names the image that an instance was made from.
 const BASE_IMAGE: &str = "volatile.base_image";
@@ -75,6 +76,7 @@ impl Actor {
             Some((_, fingerprint)) => self.volatile.values.insert(BASE_IMAGE.to_owned(), fingerprint),
             None => self.volatile.values.remove(BASE_IMAGE),
         };
+        Trigger::Create.defer_only(kind, &mut self.volatile.values);
         self.save_volatile().await?;
         self.publish().await?;
         self.emit("instance-updated");

@@ -5,12 +5,13 @@ use berth_store::{Admission, Always, Outcome, Txn, admitted, doc};
 use super::actor::Actor;
 use super::snapshots::Work;
 use super::{Command, Instances};
-use crate::documents::instance_key;
+use crate::documents::{instance_key, volatile_key};
 use crate::error::{Error, Result};
 use crate::model::{Config, Devices, MoveRequest};
 use crate::names;
 use crate::plan;
 use crate::projects::Change;
+use crate::templates::Trigger;
 
 impl Instances {
     /// Gives a stopped instance another name, project or pool. Cut off in the middle, it may have one of the new things
@@ -49,7 +50,12 @@ impl Actor {
         let change = Change::Instance { name: &name, kind: self.document.kind, config: &config, devices: &devices };
         let admission = self.shared.projects.admission(&project, change);
         let (old, new) = (instance_key(&self.project, &self.name), instance_key(&project, &name));
+        let mut volatile = self.volatile.clone();
+        if name != self.name {
+            Trigger::Rename.defer(self.document.kind, &mut volatile.values);
+        }
         let txn = Txn::new()
+            .write(doc::put(volatile_key(self.document.uuid), &volatile))
             .mod_rev(old.clone(), self.revision)
             .absent(new.clone())
             .delete(old)
@@ -60,6 +66,7 @@ impl Actor {
             return Err(Error::Exists { what: "Instance", name, project });
         };
         self.revision = rev;
+        self.volatile = volatile;
         let old_name = std::mem::replace(&mut self.name, name);
         let old_project = std::mem::replace(&mut self.project, project);
         {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::{Devices, StartFrom};
 use crate::plan;
 use crate::projects::Change;
+use crate::templates::{PENDING, Trigger};
 
 impl Actor {
     pub(super) async fn restore(
@@ -43,6 +44,11 @@ impl Actor {
         if done.is_err() {
             self.shared.dispose_or_later(&to).await;
         } else {
+            match snapshot.volatile.get(PENDING) {
+                Some(pending) => self.volatile.values.insert(PENDING.to_owned(), pending.clone()),
+                None => self.volatile.values.remove(PENDING),
+            };
+            self.save_volatile().await?;
             self.publish().await?;
             self.emit_about("instance-restored", &[("snapshot", name)]);
         }
@@ -121,6 +127,8 @@ impl Actor {
             self.shared.dispose_or_later(&volume).await;
         }
         done?;
+        Trigger::Copy.defer_only(self.document.kind, &mut self.volatile.values);
+        self.save_volatile().await?;
         self.publish().await
     }
 

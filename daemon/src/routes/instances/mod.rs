@@ -9,8 +9,8 @@ mod files;
 mod import;
 mod list;
 mod logs;
+mod metadata;
 mod moves;
-mod parts;
 mod rebuild;
 mod session;
 mod snapshots;
@@ -98,7 +98,7 @@ pub fn routes() -> Router<Shared> {
             .merge(console::routes(base))
             .merge(files::routes(base))
             .merge(logs::routes(base))
-            .merge(parts::routes(base))
+            .merge(metadata::routes(base))
             .merge(snapshots::routes(base))
             .merge(backups::routes(base))
             .merge(rebuild::routes(base))
