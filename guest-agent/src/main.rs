@@ -5,6 +5,7 @@
 
 mod boot;
 mod direct;
+mod grow;
 mod hostname;
 mod init;
 mod log;

@@ -16,7 +16,7 @@ use berth_agent::server;
 use berth_guest::protocol::{AGENT_MARK, AGENT_PORT};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{hostname, log::Log, mounts, ready, vsock};
+use crate::{grow, hostname, log::Log, mounts, ready, vsock};
 
 /// Connections served at once; each has a thread.
 const MAX_CONNECTIONS: usize = 256;
@@ -41,7 +41,19 @@ pub fn run(proc: &OwnedFd, log: &Log) -> ExitCode {
     if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(|| ready::keep()) {
         log.line(format_args!("cannot tell the host that the guest is up: {e}"));
     }
+    follow_disk(proc, log);
     accept(&listener, log)
+}
+
+/// Has the root file system grow with its disk, in a thread of its own.
+fn follow_disk(proc: &OwnedFd, log: &Log) {
+    let begun = proc.try_clone().and_then(|proc| {
+        let log = log.try_clone()?;
+        thread::Builder::new().stack_size(STACK).spawn(move || grow::follow(&proc, &log))
+    });
+    if let Err(e) = begun {
+        log.line(format_args!("the root file system will not grow with its disk: {e}"));
+    }
 }
 
 /// Lets go of the initrd's console.

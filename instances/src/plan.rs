@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub uuid: Uuid,
     pub places: Places,
     pub volume: PathBuf,
+    /// Bytes of the root disk.
+    pub root_size: u64,
     /// Of these, a virtual machine has CPUs and memory only.
     pub limits: Limits,
     pub rlimits: BTreeMap<String, Rlimit>,
@@ -100,6 +102,7 @@ impl Plan {
             uuid: instance.uuid,
             places,
             volume,
+            root_size: root_disk(&instance.expanded_devices, instance.kind)?.1,
             limits: limits(config)?,
             rlimits: prefixed(config, "limits.kernel.", keys::rlimit)?,
             nesting: value(config, "security.nesting", parse_bool)?.unwrap_or(false),
@@ -207,6 +210,18 @@ pub(crate) fn root_disk(devices: &Devices, kind: Kind) -> Result<(String, u64), 
     }
 }
 
+/// Whether two sets of expanded devices are the same but for the size of the root disk.
+pub(crate) fn same_but_for_root_size(one: &Devices, two: &Devices) -> bool {
+    let without_size = |devices: &Devices| {
+        let mut devices = devices.clone();
+        devices.values_mut().filter(|keys| keys.get("path").is_some_and(|path| path == "/")).for_each(|keys| {
+            keys.remove("size");
+        });
+        devices
+    };
+    without_size(one) == without_size(two)
+}
+
 /// The volumes that disks of a set of expanded devices want: device, pool and volume.
 pub(crate) fn volumes(devices: &Devices, kind: Kind) -> Result<Vec<(String, String, String)>, String> {
     let parsed = devices::parse_all(devices, Some(kind))?;
@@ -224,4 +239,26 @@ pub(crate) fn nics(devices: &Devices, kind: Kind) -> Result<Vec<(String, Nic)>, 
         .into_iter()
         .filter_map(|(name, device)| if let Device::Nic(nic) = device { Some((name, nic)) } else { None })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(root: &[(&str, &str)], eth0: &[(&str, &str)]) -> Devices {
+        let keys = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Devices::from([("root".to_owned(), keys(root)), ("eth0".to_owned(), keys(eth0))])
+    }
+
+    #[test]
+    fn only_the_size_of_the_root_may_differ() {
+        let small = devices(&[("path", "/"), ("pool", "p")], &[("mtu", "1500")]);
+        assert!(same_but_for_root_size(
+            &small,
+            &devices(&[("path", "/"), ("pool", "p"), ("size", "1GiB")], &[("mtu", "1500")])
+        ));
+        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "q")], &[("mtu", "1500")])));
+        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "p")], &[("mtu", "1400")])));
+        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "p")], &[("size", "1GiB")])));
+    }
 }

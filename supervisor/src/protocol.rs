@@ -30,6 +30,9 @@ pub enum Request {
     /// Answer: [`Reply::Done`] when both are written (not yet synced). CPUs and devices stand still until the connection
     /// is closed, and then go on; or the machine ends, on [`SaveControl::End`].
     Save,
+    /// Virtual machine only. The images of disks have grown, and the guest is to know. Answer: [`Reply::Done`] when it was
+    /// told.
+    DisksGrown,
     /// Ask the guest's init for a clean shutdown. Answer: [`Reply::Done`] when it was asked, not when it is down.
     Shutdown,
     /// End the instance at once. Answer: [`Reply::Done`]; the end is told by [`Event::Exited`].

@@ -16,6 +16,7 @@ fn a_virtual_machine_goes_on_where_it_was_stopped() {
     daemon.berth("launch debian/12 v1 --vm --wait -c limits.cpu=2 -c limits.memory=512MiB").ok();
     wait_booted(&daemon, "v1");
     it_has_to_be_allowed(&daemon);
+    its_disk_grows(&daemon);
     let boot_id = sh(&daemon, "v1", BOOT_ID);
     something_goes_on_in_it(&daemon);
 
@@ -27,12 +28,14 @@ fn a_virtual_machine_goes_on_where_it_was_stopped() {
     daemon.spawn();
     assert_eq!(daemon.instance("v1")["stateful"], true);
     what_does_not_fit_is_refused(&daemon);
+    daemon.lxc("config device set v1 root size=12GiB").ok();
 
     step("it goes on");
     daemon.berth("start v1 --wait").ok();
     assert_eq!(sh(&daemon, "v1", BOOT_ID), boot_id, "it was not booted");
     assert_eq!(sh(&daemon, "v1", "cat /dev/shm/kept"), "in memory\n");
     it_counts_on_from(&daemon, before);
+    it_has_grown_to(&daemon, 12);
     its_clock_is_right(&daemon);
     its_network_works(&daemon);
     assert_eq!(daemon.instance("v1")["stateful"], false);
@@ -69,6 +72,23 @@ fn it_has_to_be_allowed(daemon: &Daemon) {
     let said =
         daemon.lxc("query -X PUT -d {\"action\":\"start\",\"stateful\":true} --wait /1.0/instances/v1/state").fails();
     assert!(said.contains("already running"), "{said}");
+}
+
+fn its_disk_grows(daemon: &Daemon) {
+    step("its disk grows while it runs");
+    daemon.lxc("config device override v1 root size=11GiB").ok();
+    it_has_grown_to(daemon, 11);
+    let said = daemon.lxc("config device set v1 root size=10GiB").fails();
+    assert!(said.contains("cannot shrink"), "{said}");
+    assert_eq!(daemon.lxc("config device get v1 root size").ok(), "11GiB\n");
+}
+
+/// Waits for the guest's root file system to have its new size.
+fn it_has_grown_to(daemon: &Daemon, gib: u64) {
+    // In blocks of 4 KiB.
+    sh(daemon, "v1", &format!("grep -m 1 'resized filesystem to {}' /dev/kmsg", gib << 18));
+    let size: u64 = sh(daemon, "v1", "df --block-size=1 --output=size / | tail -n 1").trim().parse().expect("a number");
+    assert!(size > ((gib << 30) - (gib << 30) / 20), "{size} is far from {gib} GiB");
 }
 
 /// A program that counts with a file open, a file in memory, and a clock that is wrong.

@@ -1,5 +1,6 @@
 //! Where an access of the guest goes that neither memory nor KVM serves.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_devices::BusDevice;
@@ -77,6 +78,11 @@ impl Buses {
     /// Lets all held devices go on.
     pub fn resume(&self) {
         lock(&self.pci).resume();
+    }
+
+    /// Tells the guest what the host has changed of devices.
+    pub fn look_again(&self) -> io::Result<()> {
+        lock(&self.pci).look_again()
     }
 
     /// The guest reads a port.

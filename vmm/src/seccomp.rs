@@ -71,6 +71,7 @@ pub fn owner() -> io::Result<Filter> {
     let calls = [
         libc::SYS_accept4,
         libc::SYS_ftruncate,
+        libc::SYS_lseek,
         libc::SYS_poll,
         libc::SYS_ppoll,
         libc::SYS_pread64,

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
@@ -39,20 +41,31 @@ pub struct BlockConfig {
 /// What both the device and its engine know of the disk.
 #[derive(Debug, Clone)]
 pub struct Geometry {
-    pub sectors: u64,
+    /// One for all clones: the disk may grow.
+    sectors: Arc<AtomicU64>,
     pub readonly: bool,
     pub serial: [u8; SERIAL_LEN],
 }
 
 impl Geometry {
     /// Asks the file how long it is; a part of a sector at its end is not shown.
-    pub fn new(config: &mut BlockConfig) -> io::Result<Self> {
-        let sectors = config.file.seek(SeekFrom::End(0))? / SECTOR;
+    pub fn new(config: &BlockConfig) -> io::Result<Self> {
+        let sectors = Arc::new(AtomicU64::new(sectors_of(&config.file)?));
         let mut serial = [0; SERIAL_LEN];
         let bytes = config.serial.as_bytes();
         let len = bytes.len().min(SERIAL_LEN);
         serial[..len].copy_from_slice(&bytes[..len]);
         Ok(Self { sectors, readonly: config.readonly, serial })
+    }
+
+    /// Length of the disk.
+    pub fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Shows the guest another length.
+    pub fn set_sectors(&self, sectors: u64) {
+        self.sectors.store(sectors, Ordering::Release);
     }
 
     /// Features of the disk.
@@ -70,7 +83,7 @@ impl Geometry {
     pub fn space(&self) -> [u8; 60] {
         let mut space = [0; 60];
         let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &self.sectors.to_le_bytes());
+        put(0, &self.sectors().to_le_bytes());
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
         put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
@@ -83,4 +96,10 @@ impl Geometry {
         put(56, &[1]);
         space
     }
+}
+
+/// Length of an image or a block device.
+pub fn sectors_of(mut file: &File) -> io::Result<u64> {
+    // Requests name their offsets, so nobody minds where the file's own stands.
+    Ok(file.seek(SeekFrom::End(0))? / SECTOR)
 }

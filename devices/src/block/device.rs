@@ -1,8 +1,9 @@
 //! The device.
 
+use std::fs::File;
 use std::io;
 
-use super::config::{BlockConfig, Geometry, QUEUE_SIZE};
+use super::config::{BlockConfig, Geometry, QUEUE_SIZE, sectors_of};
 use super::engine::BlockEngine;
 use super::lock::lock;
 use super::saved::SavedBlock;
@@ -16,17 +17,20 @@ const QUEUES: &[u16] = &[QUEUE_SIZE];
 /// A virtio disk.
 pub struct Block {
     geometry: Geometry,
+    /// The engine's, to ask for its length.
+    file: File,
     worker: Worker,
 }
 
 impl Block {
     /// Locks the image, and makes the disk and its (idle) thread.
-    pub fn new(mut config: BlockConfig, setup: &ThreadSetup) -> io::Result<Self> {
+    pub fn new(config: BlockConfig, setup: &ThreadSetup) -> io::Result<Self> {
         lock(&config.file, config.readonly)?;
-        let geometry = Geometry::new(&mut config)?;
+        let geometry = Geometry::new(&config)?;
+        let file = config.file.try_clone()?;
         let engine = BlockEngine::new(config.file, geometry.clone());
         let worker = Worker::spawn(&config.name, ThreadKind::Block, engine, setup)?;
-        Ok(Self { geometry, worker })
+        Ok(Self { geometry, file, worker })
     }
 }
 
@@ -57,7 +61,19 @@ impl VirtioDevice for Block {
         sections.add(name, &SavedBlock::of(&self.geometry))
     }
     fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError> {
-        SavedBlock::of(&self.geometry).continue_from(&sections.take(name)?)
+        let known = SavedBlock::of(&self.geometry).continue_from(&sections.take(name)?)?;
+        // What it has grown by is told as a change, by `look_again`.
+        self.geometry.set_sectors(known);
+        Ok(())
+    }
+    fn look_again(&mut self) -> io::Result<bool> {
+        let (known, sectors) = (self.geometry.sectors(), sectors_of(&self.file)?);
+        // Less would be a mistake of somebody else; the guest sees it as failing reads.
+        let grown = sectors > known;
+        if grown {
+            self.geometry.set_sectors(sectors);
+        }
+        Ok(grown)
     }
     fn reset(&mut self) {
         self.worker.reset();

@@ -126,7 +126,7 @@ impl Disk {
 
     /// Byte offset of `len` bytes from `sector`, if they are on the disk and whole sectors.
     fn locate(&self, sector: u64, len: u64) -> Result<u64, Failure> {
-        let end = sector.checked_add(len / SECTOR).filter(|end| *end <= self.geometry.sectors);
+        let end = sector.checked_add(len / SECTOR).filter(|end| *end <= self.geometry.sectors());
         if !len.is_multiple_of(SECTOR) || end.is_none() {
             return Err(Failure::Refused);
         }

@@ -21,15 +21,15 @@ impl Saved for SavedBlock {
 impl SavedBlock {
     /// Of a disk as it is.
     pub fn of(geometry: &Geometry) -> Self {
-        Self { sectors: geometry.sectors, readonly: geometry.readonly }
+        Self { sectors: geometry.sectors(), readonly: geometry.readonly }
     }
 
-    /// Whether this disk can be the one that was saved: it may have grown, which its driver notices.
-    pub fn continue_from(&self, saved: &Self) -> Result<(), StateError> {
+    /// Whether this disk can be the one that was saved, which may have grown; returns how long its driver takes it for.
+    pub fn continue_from(&self, saved: &Self) -> Result<u64, StateError> {
         StateError::if_changed("read-only mode of a disk", &saved.readonly, &self.readonly)?;
         if self.sectors < saved.sectors {
-            return StateError::if_changed("size of a disk in sectors", &saved.sectors, &self.sectors);
+            StateError::if_changed("size of a disk in sectors", &saved.sectors, &self.sectors)?;
         }
-        Ok(())
+        Ok(saved.sectors)
     }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Block, BlockConfig};
+use crate::pci::PciDevice;
 use crate::saved::StateError;
 use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
@@ -229,11 +230,40 @@ fn a_restored_disk_may_have_grown_but_is_the_same_otherwise() {
     let again =
         |readonly, features| Function::start(disk(&file, readonly), features).restore(disk(&file, readonly), &sections);
     file.set_len(2 * SIZE as u64).unwrap();
-    assert!(again(false, FLUSH).is_ok());
+    let mut grown = again(false, FLUSH).unwrap();
+    assert!(grown.told_of_change());
+    assert_eq!(grown.configuration(), 2 * SIZE as u64 / 512);
+    drop(grown);
     assert!(matches!(again(true, 0), Err(StateError::Changed { .. })));
     file.set_len(SIZE as u64 / 2).unwrap();
     let Err(error) = again(false, FLUSH) else { panic!("a smaller disk was taken") };
     assert!(error.to_string().contains("size of a disk"), "{error}");
+}
+
+#[test]
+fn a_disk_grows_while_it_is_used() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    let mut function = Function::start(disk(&file, false), FLUSH);
+    let last = |function: &mut Function| {
+        function.memory.write_obj(1u32, GuestAddress(HEADER)).unwrap();
+        function.memory.write_obj(2 * SIZE as u64 / 512 - 1, GuestAddress(HEADER + 8)).unwrap();
+        function.request(0, &[(HEADER, 16, false), (BUFFER, 512, false), (STATUS, 1, true)]);
+        function.memory.read_obj::<u8>(GuestAddress(STATUS)).unwrap()
+    };
+    assert_eq!(last(&mut function), 1);
+    function.pci.look_again().unwrap();
+    assert!(!function.told_of_change());
+    file.set_len(2 * SIZE as u64).unwrap();
+    assert_eq!(last(&mut function), 1, "the guest does not know yet");
+    function.pci.look_again().unwrap();
+    assert!(function.told_of_change());
+    assert_eq!(function.configuration(), 2 * SIZE as u64 / 512);
+    assert_eq!(last(&mut function), 0);
+    // It never becomes smaller.
+    file.set_len(SIZE as u64).unwrap();
+    function.pci.look_again().unwrap();
+    assert!(!function.told_of_change());
 }
 
 proptest! {

@@ -8,6 +8,8 @@ pub use config::{BarRequest, ConfigSpace, Identity};
 pub use msix::{MsiMessage, Msix, MsixBackend};
 pub use root::{BarListener, PciError, PciRoot};
 
+use std::io;
+
 use crate::saved::{Sections, StateError};
 
 /// A function on the PCI bus.
@@ -37,4 +39,6 @@ pub trait PciDevice: Send {
     fn restore(&mut self, sections: &mut Sections) -> Result<(), StateError>;
     /// Lets a held device go on.
     fn resume(&mut self);
+    /// Tells the driver if the host has changed what the device stands for.
+    fn look_again(&mut self) -> io::Result<()>;
 }

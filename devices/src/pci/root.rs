@@ -1,5 +1,7 @@
 //! The root bus: bus 0 with a host bridge at 00:00.0 and up to 31 devices.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
@@ -229,6 +231,11 @@ impl PciRoot {
         self.slots.iter_mut().for_each(|slot| slot.device.resume());
     }
 
+    /// Has all devices tell their drivers what the host has changed.
+    pub fn look_again(&mut self) -> io::Result<()> {
+        self.slots.iter_mut().try_for_each(|slot| slot.device.look_again())
+    }
+
     /// The device, BAR and offset that decode `addr`.
     fn hit(&mut self, addr: u64) -> Option<(&mut dyn PciDevice, u8, u64)> {
         self.slots.iter_mut().find_map(|slot| {
@@ -296,6 +303,9 @@ mod tests {
             Ok(())
         }
         fn resume(&mut self) {}
+        fn look_again(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     fn scratch() -> Box<Scratch> {

@@ -10,6 +10,7 @@ use crate::virtio::state::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, 
 use crate::virtio::{VirtioDevice, VirtioPci};
 
 const BAR: u64 = 0x10_0000_0000;
+const DEVICE: u64 = 0x2000;
 const NOTIFY: u64 = 0x3000;
 const TABLE: u64 = 0x4000;
 
@@ -43,6 +44,7 @@ impl Function {
         for vector in 0..this.irqfds.len() as u64 {
             this.put(TABLE + vector * 16 + 12, 4, 0);
         }
+        this.put(0x10, 2, 0);
         this.put(0x14, 1, (ACKNOWLEDGE | DRIVER).into());
         for (page, value) in [(0, features), (1, 1 | features >> 32)] {
             this.put(0x08, 4, page);
@@ -93,6 +95,18 @@ impl Function {
         let (used, len) = self.wait_used(index);
         assert_eq!(used, head);
         len
+    }
+
+    /// Whether the device has told of a change of its configuration since this was asked last.
+    pub fn told_of_change(&self) -> bool {
+        self.irqfds[0].read().is_ok()
+    }
+
+    /// The first 8 bytes of the device's configuration.
+    pub fn configuration(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.pci.bar_read(0, DEVICE, &mut bytes);
+        u64::from_le_bytes(bytes)
     }
 
     pub fn broken(&self) -> bool {

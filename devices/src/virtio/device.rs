@@ -1,5 +1,7 @@
 //! The trait of a virtio device and what it gets when the driver is ready.
 
+use std::io;
+
 use super::{ActiveQueue, Interrupt, QueuePosition};
 use crate::Memory;
 use crate::saved::{Sections, StateError};
@@ -50,6 +52,11 @@ pub trait VirtioDevice: Send {
     fn save(&self, name: &str, sections: &mut Sections) -> Result<(), StateError>;
     /// Takes that out again, on an idle device, and refuses what the device is not any more.
     fn restore(&mut self, name: &str, sections: &mut Sections) -> Result<(), StateError>;
+    /// The host may have changed what the device stands for; tells whether its configuration is another one now. Most
+    /// devices stand for nothing that changes.
+    fn look_again(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Back to idle. Returns when the device's thread let go of queues and memory.
     fn reset(&mut self);
 }
@@ -96,7 +103,7 @@ pub enum ActivateError {
     WorkerGone,
     /// A system call failed.
     #[error("the device could not start: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 /// Copies the part of the configuration `space` at `offset` into `data`; bytes past its end stay as they are.

@@ -49,6 +49,11 @@ impl SharedStatus {
         self.generation.store(generation, Ordering::Release);
     }
 
+    /// The configuration is another one now.
+    pub(super) fn count_change(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Counts changes of the configuration.
     pub fn generation(&self) -> u8 {
         self.generation.load(Ordering::Acquire)
@@ -76,7 +81,7 @@ impl Interrupt {
 
     /// Tells the driver that the configuration changed.
     pub fn config_changed(&self) {
-        self.status.generation.fetch_add(1, Ordering::AcqRel);
+        self.status.count_change();
         self.line.raise(Source::Config);
     }
 

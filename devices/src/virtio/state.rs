@@ -295,6 +295,18 @@ impl VirtioState {
         self.device.read_config(offset, data);
     }
 
+    /// Tells the driver if what the device stands for was changed by the host.
+    pub fn look_again(&mut self) -> io::Result<()> {
+        if self.device.look_again()? {
+            match self.active {
+                true => self.interrupt(Source::Config).config_changed(),
+                // One that is reading it now reads it again.
+                false => self.status.count_change(),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the device's configuration.
     pub fn write_config(&mut self, offset: u64, data: &[u8]) {
         if self.status.get() & status::DRIVER != 0 {

@@ -47,6 +47,24 @@ impl VmDriver {
         Self { program: helpers.vmm.clone(), agent: helpers.agent.clone(), images }
     }
 
+    /// Makes the root disk as long as it is to be; tells whether it was shorter. Space is taken when the guest writes.
+    async fn grow(&self, plan: &Plan) -> Result<bool> {
+        let (disk, size) = (plan.volume.join(ROOT_DISK), plan.root_size);
+        blocking(move || {
+            let grow = || {
+                let file = File::options().write(true).open(&disk)?;
+                let shorter = file.metadata()?.len() < size;
+                if shorter {
+                    file.set_len(size)?;
+                    file.sync_all()?;
+                }
+                Ok(shorter)
+            };
+            grow().map_err(Error::io(format!("grow the disk {} to {size} bytes", disk.display())))
+        })
+        .await
+    }
+
     async fn agent(&self, run_dir: &Path) -> Result<UnixStream> {
         let not_up = || {
             Error::State(
@@ -88,6 +106,7 @@ impl Driver for VmDriver {
                 Origin::Boot { files, agent: self.agent.clone() }
             }
         };
+        self.grow(plan).await?;
         let taps = network.attach_vm().await?;
         let (spec, fds) = {
             let plan = plan.clone();
@@ -191,8 +210,11 @@ impl Driver for VmDriver {
         supervised::ask(run_dir, &Request::Shutdown).await.map(drop)
     }
 
-    async fn change(&self, _plan: &Plan) -> Result<()> {
-        // All that may be changed takes effect at the next start.
+    async fn change(&self, plan: &Plan) -> Result<()> {
+        // All else that may be changed takes effect at the next start.
+        if self.grow(plan).await? {
+            supervised::ask(&plan.places.run_dir, &Request::DisksGrown).await?;
+        }
         Ok(())
     }
 

@@ -31,6 +31,7 @@ impl Actor {
         let (expanded_config, expanded_devices) = expanded.await?;
         self.check_expanded(&expanded_config, &expanded_devices).await?;
         let before = self.view.borrow().clone();
+        self.check_growth(&before.expanded_devices, &expanded_devices)?;
         let after = Instance { expanded_config, expanded_devices, ..(*before).clone() };
         let document = InstanceDoc {
             config,
@@ -80,12 +81,34 @@ impl Actor {
         Ok(())
     }
 
+    /// A disk only grows: what its guest keeps at the end would be lost.
+    fn check_growth(&self, before: &Devices, after: &Devices) -> Result<()> {
+        let kind = self.document.kind;
+        // A container's root has no end.
+        if kind == Kind::Container {
+            return Ok(());
+        }
+        let size = |devices| plan::root_disk(devices, kind).map(|(_, size)| size).map_err(Error::Invalid);
+        // Should there have been no root disk, it is none that becomes smaller.
+        let (before, after) = (size(before).unwrap_or(0), size(after)?);
+        if after < before {
+            return Err(Error::Invalid(format!(
+                "the root disk of \"{}\" has {before} bytes and cannot shrink to {after}: its guest would lose what is \
+                 at its end; give it at least its present size",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+
     /// Brings the instance from what it is `before` to what it is `after`, if it runs: all or nothing.
     async fn change_live(&mut self, before: &Instance, after: &Instance) -> Result<()> {
         if self.live.is_none() {
             return Ok(());
         }
-        if before.kind == Kind::VirtualMachine && before.expanded_devices != after.expanded_devices {
+        self.check_growth(&before.expanded_devices, &after.expanded_devices)?;
+        let same = plan::same_but_for_root_size(&before.expanded_devices, &after.expanded_devices);
+        if before.kind == Kind::VirtualMachine && !same {
             return Err(Error::State(format!(
                 "devices of the running virtual machine \"{}\" cannot be changed by this version; stop it first",
                 self.name

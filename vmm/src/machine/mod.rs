@@ -40,6 +40,8 @@ pub trait Guest {
     fn memory(&self) -> Memory;
     /// Lets CPUs and devices go on. Idempotent.
     fn resume(&mut self);
+    /// Tells the guest what the host has changed of devices: that a disk is longer now.
+    fn look_again(&mut self) -> io::Result<()>;
     /// Presses the power button.
     fn press_power_button(&mut self) -> io::Result<()>;
     /// Ends all CPUs for good; returns when they are at their end. Idempotent.
@@ -139,6 +141,10 @@ impl Guest for Machine {
     fn resume(&mut self) {
         self.buses.resume();
         self.gate.set(Wanted::Run);
+    }
+
+    fn look_again(&mut self) -> io::Result<()> {
+        self.buses.look_again()
     }
 
     fn press_power_button(&mut self) -> io::Result<()> {

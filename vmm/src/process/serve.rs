@@ -244,7 +244,7 @@ impl<G: Guest> Supervisor<G> {
     fn serve_request(&mut self, id: Id, request: Request, fds: Vec<OwnedFd>) -> Option<Exit> {
         match request {
             Request::Save => self.save(id, fds),
-            Request::Pause | Request::Resume | Request::Shutdown if self.saving.is_some() => {
+            Request::Pause | Request::Resume | Request::Shutdown | Request::DisksGrown if self.saving.is_some() => {
                 self.connections.refuse(id, RefusalKind::Busy, "the machine is being saved; wait for that");
             }
             Request::Status => self.connections.answer(id, &Reply::Status(self.status()), None),
@@ -252,6 +252,7 @@ impl<G: Guest> Supervisor<G> {
             Request::Console { force } => self.attach(id, force),
             Request::Pause => self.set_state(id, RunState::Paused),
             Request::Resume => self.set_state(id, RunState::Running),
+            Request::DisksGrown => self.look_again(id),
             Request::Shutdown => self.press_power_button(id),
             Request::Kill => {
                 self.connections.answer(id, &Reply::Done, None);
@@ -345,6 +346,16 @@ impl<G: Guest> Supervisor<G> {
         // Resuming lets held devices go on too; a machine that was paused goes on when it is resumed.
         if self.state == RunState::Running {
             self.guest.resume();
+        }
+    }
+
+    fn look_again(&mut self, id: Id) {
+        match self.guest.look_again() {
+            Ok(()) => self.connections.answer(id, &Reply::Done, None),
+            Err(error) => {
+                let message = format!("the size of a disk cannot be found out: {error}; restart the machine to use it");
+                self.connections.refuse(id, RefusalKind::Other, message);
+            }
         }
     }
 

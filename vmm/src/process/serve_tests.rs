@@ -56,6 +56,10 @@ impl Guest for Fake {
     fn resume(&mut self) {
         self.note("resume");
     }
+    fn look_again(&mut self) -> std::io::Result<()> {
+        self.note("look again");
+        Ok(())
+    }
     fn press_power_button(&mut self) -> std::io::Result<()> {
         self.note("button");
         Ok(())
@@ -157,12 +161,13 @@ fn requests_are_served_and_told_to_subscribers() {
     assert_eq!(bench.ask(&Request::Resume), Reply::Done);
     assert_eq!(event(&subscriber), Event::State(RunState::Running));
     assert_eq!(bench.ask(&Request::Shutdown), Reply::Done);
+    assert_eq!(bench.ask(&Request::DisksGrown), Reply::Done);
     for request in [Request::Files, Request::Stats, Request::Exec(exec())] {
         let reply = bench.ask(&request);
         assert!(matches!(reply, Reply::Refused { kind: RefusalKind::NotSupported, .. }), "{reply:?}");
     }
     let calls: Vec<_> = bench.calls.try_iter().collect();
-    assert_eq!(calls, ["pause", "resume", "button"]);
+    assert_eq!(calls, ["pause", "resume", "button", "look again"]);
     assert_eq!(bench.ask(&Request::Kill), Reply::Done);
     assert!(matches!(event(&subscriber), Event::Exited(Exit { reason: ExitReason::Killed, .. })));
     assert_eq!(bench.thread.join().unwrap().reason, ExitReason::Killed);

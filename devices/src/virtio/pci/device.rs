@@ -222,6 +222,10 @@ impl PciDevice for VirtioPci {
     fn resume(&mut self) {
         self.state.resume();
     }
+
+    fn look_again(&mut self) -> io::Result<()> {
+        self.state.look_again()
+    }
 }
 
 fn identity(kind: u32) -> Identity {

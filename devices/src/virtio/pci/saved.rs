@@ -47,6 +47,10 @@ impl VirtioPci {
         self.sync_msix();
         self.state.restore(sections)?;
         self.sync_kicks();
-        Ok(())
+        // What has changed meanwhile is news to the driver.
+        let looked = self.state.look_again();
+        looked.map_err(|error| {
+            StateError::payload::<SavedFunction>(self.state.name(), format!("the device cannot be looked at: {error}"))
+        })
     }
 }
