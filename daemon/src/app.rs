@@ -7,13 +7,13 @@ use berth_instances::{Instances, projects::Feature};
 use berth_network::Networks;
 use berth_storage::Pools;
 use berth_store::Store;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     events::{Events, Lifecycle},
     http::{ApiResult, Caller, query},
     operations::Operations,
     settings::Settings,
+    stop::Stop,
     tls::Identity,
     trust::Trust,
     warnings::Warnings,
@@ -50,8 +50,8 @@ pub struct App {
     pub operations: Operations,
     /// The stream of events.
     pub events: Events,
-    /// Cancelled to stop the daemon.
-    pub stop: CancellationToken,
+    /// Is told to stop the daemon.
+    pub stop: Stop,
 }
 
 impl App {

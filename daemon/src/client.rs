@@ -17,7 +17,7 @@ use rustix::{
     process::{PidfdFlags, pidfd_open},
 };
 
-use crate::server::SOCKET;
+use crate::{server::SOCKET, stop::Extent};
 
 /// Longest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -90,21 +90,21 @@ fn watch_for(dir: &Path) -> anyhow::Result<OwnedFd> {
 }
 
 /// Tells the daemon to stop and waits until its process is gone.
-pub fn shutdown(dir: &Path, patience: Duration) -> anyhow::Result<()> {
-    let deadline = Deadline::after(Some(patience));
+pub fn shutdown(dir: &Path, extent: Extent, patience: Option<Duration>) -> anyhow::Result<()> {
+    let deadline = Deadline::after(patience);
     let socket: PathBuf = dir.join(SOCKET);
     let stream = UnixStream::connect(&socket)
         .with_context(|| format!("no daemon answers on {}; is it running?", socket.display()))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
     // Opened before the request, so that the number cannot belong to another process by then.
     let process = pidfd_open(peer.pid, PidfdFlags::empty())?;
-    stream.set_read_timeout(Some(patience))?;
-    match request(stream, "PUT", "/internal/shutdown")? {
+    stream.set_read_timeout(patience)?;
+    match request(stream, "PUT", extent.path())? {
         (200, _) => {}
         (code, body) => bail!("the daemon answered {code}: {body}"),
     }
     if !deadline.readable(&process)? {
-        bail!("the daemon did not stop within {} seconds; its log tells what it waits for", patience.as_secs());
+        bail!("the daemon did not stop in time; its log tells what it waits for");
     }
     Ok(())
 }
@@ -157,6 +157,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = wait_ready(dir.path(), Some(Duration::from_millis(50))).unwrap_err();
         assert!(error.to_string().contains("not ready in time"));
-        assert!(shutdown(dir.path(), Duration::from_secs(1)).is_err());
+        assert!(shutdown(dir.path(), Extent::Daemon, Some(Duration::from_secs(1))).is_err());
     }
 }

@@ -16,6 +16,7 @@ mod routes;
 pub mod serve;
 pub mod server;
 pub mod settings;
+pub mod stop;
 pub mod sys;
 mod tls;
 mod trust;

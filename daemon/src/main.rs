@@ -5,7 +5,9 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 use berth_daemon::{
     client,
     events::{Events, LogLayer},
-    serve, sys,
+    serve,
+    stop::Extent,
+    sys,
 };
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -43,9 +45,12 @@ enum Command {
     Shutdown {
         #[command(flatten)]
         place: Place,
-        /// Give up after so many seconds.
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-        timeout: u64,
+        /// Stop all instances too, in the order of boot.stop.priority; they come back when the daemon starts again.
+        #[arg(long)]
+        instances: bool,
+        /// Give up after so many seconds (60; with --instances, wait as long as it takes).
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
     },
 }
 
@@ -84,7 +89,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             result
         }
         Command::Waitready { place, timeout } => client::wait_ready(&place.dir, timeout.map(Duration::from_secs)),
-        Command::Shutdown { place, timeout } => client::shutdown(&place.dir, Duration::from_secs(timeout)),
+        Command::Shutdown { place, instances, timeout } => {
+            let (extent, usual) = if instances { (Extent::Host, None) } else { (Extent::Daemon, Some(60)) };
+            client::shutdown(&place.dir, extent, timeout.or(usual).map(Duration::from_secs))
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     routes,
     server::{Gate, Server},
     settings::{self, Settings},
+    stop::{Extent, Stop},
     tls::{self, Identity, Listeners},
     trust::Trust,
     warnings::{self, Warnings},
@@ -59,7 +60,7 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
     let dir = prepare(&options.dir)?;
     // First of all, because it keeps a second daemon off the directory and the socket.
     let store = berth_store::open(&dir).await.context("cannot open the state")?;
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let (door, gate) = Gate::new();
     let server = Server::bind(&dir, options.group.as_deref())?;
     let closing = CancellationToken::new();
@@ -68,7 +69,7 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
 
     let app = tokio::select! {
         app = open(dir, store, events, stop.clone()) => app,
-        name = signalled() => Err(anyhow::anyhow!("stopped by {name} before it was ready")),
+        (name, _) = signalled() => Err(anyhow::anyhow!("stopped by {name} before it was ready")),
     };
     let (app, owner) = match app {
         Ok(app) => app,
@@ -87,23 +88,30 @@ pub async fn run(options: Options, events: Events) -> anyhow::Result<()> {
     notify("READY=1");
     tracing::info!(dir = %app.dir.display(), millis = began.elapsed().as_millis() as u64, "berthd is ready");
 
-    tokio::select! {
-        name = signalled() => tracing::info!(signal = name, "stopping; instances go on running"),
-        () = stop.cancelled() => tracing::info!("told to stop; instances go on running"),
+    let (name, extent) = tokio::select! {
+        (name, extent) = signalled() => (name, extent),
+        extent = stop.told() => ("request", extent),
+    };
+    match extent {
+        Extent::Daemon => tracing::info!(by = name, "stopping; instances go on running"),
+        Extent::Host => tracing::info!(by = name, "stopping with all instances"),
     }
     notify("STOPPING=1");
     closing.cancel();
     tokio::select! {
-        () = wind_down(&app, serving) => {}
-        name = signalled() => tracing::warn!(signal = name, "told twice, stopping at once"),
+        () = wind_down(&app, serving, extent) => {}
+        (name, _) = signalled() => tracing::warn!(signal = name, "told twice, stopping at once"),
     }
     Ok(())
 }
 
-async fn wind_down(app: &App, serving: tokio::task::JoinHandle<()>) {
+async fn wind_down(app: &App, serving: tokio::task::JoinHandle<()>, extent: Extent) {
     let left = app.operations.stop(app.settings.shutdown_timeout().unwrap_or(OPERATIONS)).await;
     if left > 0 {
         tracing::warn!(left, "operations did not end in time; the next start finishes or undoes them");
+    }
+    if extent == Extent::Host {
+        app.instances.shut_down().await;
     }
     app.events.close();
     if tokio::time::timeout(CONNECTIONS, serving).await.is_err() {
@@ -116,7 +124,7 @@ async fn open(
     dir: PathBuf,
     store: Arc<dyn Store>,
     events: Events,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> anyhow::Result<(Arc<App>, settings::Owner)> {
     let warnings = Warnings::new(store.clone());
     let identity = Identity::open(&dir)?;
@@ -202,15 +210,18 @@ fn place_of(name: &str) -> PathBuf {
 }
 
 /// Waits for a signal to stop and gives its name.
-async fn signalled() -> &'static str {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+async fn signalled() -> (&'static str, Extent) {
+    let power = SignalKind::from_raw(rustix::process::Signal::POWER.as_raw());
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(power));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut power)) = signals else {
         tracing::error!("signals cannot be received; stop with \"berthd shutdown\"");
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => ("SIGTERM", Extent::Daemon),
+        _ = interrupt.recv() => ("SIGINT", Extent::Daemon),
+        // As LXD takes it: the power fails.
+        _ = power.recv() => ("SIGPWR", Extent::Host),
     }
 }
 

@@ -141,8 +141,17 @@ impl Daemon {
 
     /// Ends the daemon in order; instances go on.
     pub fn stop(&mut self) {
+        self.shut_down(&["shutdown"]);
+    }
+
+    /// Ends the daemon and all instances, as when the host goes down.
+    pub fn stop_with_instances(&mut self) {
+        self.shut_down(&["shutdown", "--instances"]);
+    }
+
+    fn shut_down(&mut self, words: &[&str]) {
         let Some(mut child) = self.child.take() else { return };
-        Run::new(self.programs.join("berthd"), ["shutdown"]).env("BERTH_DIR", &self.dir).ok();
+        Run::new(self.programs.join("berthd"), words).env("BERTH_DIR", &self.dir).ok();
         assert!(ends(&child), "berthd does not end\n{}", self.log());
         let status = child.wait().expect("a child can be waited for");
         assert!(status.success(), "berthd ended with {status}\n{}", self.log());

@@ -31,6 +31,7 @@ pub(super) const KEYS: &[(&str, Form, Applies)] = &[
     ("boot.autostart.delay", Form::Count, Applies::Both),
     ("boot.autostart.priority", Form::Integer, Applies::Both),
     ("boot.host_shutdown_timeout", Form::Count, Applies::Both),
+    ("boot.stop.priority", Form::Integer, Applies::Both),
     ("cloud-init.network-config", Form::Text, Applies::Both),
     ("cloud-init.user-data", Form::Text, Applies::Both),
     ("cloud-init.vendor-data", Form::Text, Applies::Both),
@@ -82,7 +83,6 @@ pub(super) const KEYS: &[(&str, Form, Applies)] = &[
 /// Keys of LXD 5.0 that are known and not served yet.
 pub(super) const NOT_YET: &[&str] = &[
     "agent.nic_config",
-    "boot.stop.priority",
     "cluster.evacuate",
     "limits.memory.hugepages",
     "limits.network.priority",

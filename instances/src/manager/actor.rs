@@ -9,7 +9,8 @@ use berth_supervisor::protocol::{Exit, ExitReason, Request, RunState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::live::{Heard, Live, Stopping};
+use super::launch::Power;
+use super::live::{Heard, Live, Stopping, Then};
 use super::{Answer, Command, Shared};
 use crate::documents::{InstanceDoc, Phase, SnapshotDoc, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
@@ -73,7 +74,7 @@ impl Actor {
     async fn obey(&mut self, command: Command) -> Next {
         match command {
             Command::Start(from, answer) => reply(answer, self.start(from).await),
-            Command::Stop { request, restart, answer } => self.stop(request, restart, answer).await,
+            Command::Stop { request, then, answer } => self.stop(request, then, answer).await,
             Command::Freeze(answer) => reply(answer, self.pause(true).await),
             Command::Unfreeze(answer) => reply(answer, self.pause(false).await),
             Command::Update { update, revision, answer } => reply(answer, self.update(*update, revision).await),
@@ -192,7 +193,7 @@ impl Actor {
         }
     }
 
-    async fn stop(&mut self, request: StopRequest, restart: bool, answer: Answer<()>) {
+    async fn stop(&mut self, request: StopRequest, then: Then, answer: Answer<()>) {
         let run_dir = self.places().run_dir;
         let frozen = self.status() == Status::Frozen;
         if self.live.is_none() {
@@ -216,9 +217,12 @@ impl Actor {
         let Some(live) = &mut self.live else { return reply(answer, Ok(())) };
         let deadline =
             request.timeout.filter(|_| !request.force && !request.stateful).map(|timeout| Instant::now() + timeout);
-        let stopping = live.stopping.get_or_insert_with(|| Stopping { deadline, restart, answers: Vec::new() });
+        let stopping = live.stopping.get_or_insert_with(|| Stopping { deadline, then, answers: Vec::new() });
         stopping.deadline = deadline;
-        stopping.restart = restart;
+        // Who wants it to rest wants that with the host down too.
+        if (stopping.then, then) != (Then::Rest, Then::ComeBack) {
+            stopping.then = then;
+        }
         stopping.answers.push(answer);
         self.show();
     }
@@ -277,7 +281,14 @@ impl Actor {
         self.remember_error(unexpected.then(|| exit.message.clone()));
         // A state that a start was about to use when the daemon ended is as good as before.
         self.volatile.stateful |= exit.reason == ExitReason::Saved;
-        let cleared = self.clear_away().await;
+        let then = match &stopping {
+            Some(stopping) => stopping.then,
+            // What ends by itself just when the host goes down may have been given up waiting for.
+            None if self.shared.closing.is_cancelled() => Then::ComeBack,
+            None if exit.reason == ExitReason::Reboot => Then::Restart,
+            None => Then::Rest,
+        };
+        let cleared = self.clear_away(if then == Then::ComeBack { Power::Running } else { Power::Stopped }).await;
         if unexpected {
             tracing::warn!(instance = %self.name, "ended unexpectedly: {}", exit.message);
         }
@@ -287,10 +298,9 @@ impl Actor {
         } else {
             "instance-shutdown"
         });
-        let restart = stopping.as_ref().map_or(exit.reason == ExitReason::Reboot, |stopping| stopping.restart);
         let mut result = cleared;
         let mut next = Next::GoOn;
-        if restart && result.is_ok() {
+        if then == Then::Restart && result.is_ok() {
             result = self.start(StartFrom::Boot).await;
             self.emit("instance-restarted");
         } else if self.document.ephemeral && result.is_ok() {

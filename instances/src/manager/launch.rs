@@ -20,6 +20,18 @@ use crate::nics::{self, Nics, host_name_key};
 use crate::plan::{Places, Plan};
 use crate::templates;
 
+/// What the next start of the daemon is to think of an instance that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Power {
+    /// It is to run.
+    Running,
+    /// It has its rest.
+    Stopped,
+}
+
+/// Where that is remembered, in LXD's words.
+const POWER: &str = "volatile.last_state.power";
+
 impl Actor {
     pub(super) async fn start(&mut self, from: StartFrom) -> Result<()> {
         if self.status() == Status::Frozen {
@@ -27,6 +39,9 @@ impl Actor {
         }
         if self.live.is_some() {
             return Err(Error::State(format!("The instance is already running: \"{}\"", self.name)));
+        }
+        if self.shared.closing.is_cancelled() {
+            return Err(Error::State(format!("instance \"{}\" is not started: the host is going down", self.name)));
         }
         self.starting = true;
         self.show();
@@ -41,7 +56,7 @@ impl Actor {
             }
             Err(e) => {
                 self.remember_error(Some(e.to_string()));
-                if let Err(again) = self.clear_away().await {
+                if let Err(again) = self.clear_away(Power::Stopped).await {
                     self.leftover(format!("what a failed start left could not be cleared away: {again}"));
                 }
                 self.show();
@@ -56,7 +71,7 @@ impl Actor {
         self.volatile.values.extend(addresses);
         let config = self.view.borrow().expanded_config.clone();
         cloud_init::renew(&mut self.volatile.values, self.document.uuid, &self.name, &config);
-        self.volatile.values.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        self.remember_power(Power::Running);
         self.remember_error(None);
         self.volatile.last_used_at = Some(Timestamp::now());
         self.save_volatile().await?;
@@ -85,6 +100,21 @@ impl Actor {
         Ok(Live::new(started, door))
     }
 
+    /// To be saved with the other volatile values.
+    pub(super) fn remember_power(&mut self, power: Power) {
+        let word = match power {
+            Power::Running => "RUNNING",
+            Power::Stopped => "STOPPED",
+        };
+        self.volatile.values.insert(POWER.to_owned(), word.to_owned());
+    }
+
+    /// What was remembered last.
+    pub(super) fn last_power(&self) -> Power {
+        let running = self.volatile.values.get(POWER).is_some_and(|power| power == "RUNNING");
+        if running { Power::Running } else { Power::Stopped }
+    }
+
     /// Makes the place where the instance asks about itself, if it is to have one.
     async fn make_door(&self, instance: &Instance) -> Result<Option<DropGuard>> {
         if !devlxd::wanted(instance.kind, &instance.expanded_config) {
@@ -110,7 +140,7 @@ impl Actor {
     }
 
     /// Removes everything that belongs to one run of the instance.
-    pub(super) async fn clear_away(&mut self) -> Result<()> {
+    pub(super) async fn clear_away(&mut self, power: Power) -> Result<()> {
         let places = self.places();
         self.driver().clean_up(&self.document.uuid.simple().to_string()).await?;
         let instance =
@@ -118,7 +148,7 @@ impl Actor {
         nics::detach_all(&self.shared.networks, &instance).await?;
         remove_tree(&places.run_dir).await?;
         self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
-        self.volatile.values.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+        self.remember_power(power);
         match self.save_volatile().await {
             // It has ended all the same, and perhaps its deletion is what will free space.
             Err(e) if e.kind() == ErrorKind::NoSpace => {

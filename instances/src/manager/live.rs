@@ -35,9 +35,19 @@ pub(super) struct Live {
 pub(super) struct Stopping {
     /// When they give up.
     pub deadline: Option<Instant>,
-    /// Start it again afterwards.
-    pub restart: bool,
+    pub then: Then,
     pub answers: Vec<Answer<()>>,
+}
+
+/// What follows the end that somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing, until somebody starts it.
+    Rest,
+    /// It is started again.
+    Restart,
+    /// It is started again with the host.
+    ComeBack,
 }
 
 /// What the supervisor said.

@@ -21,6 +21,7 @@ mod remove;
 mod rename;
 mod restore;
 mod scheduler;
+mod shutdown;
 mod snapshots;
 mod stateful;
 mod use_running;
@@ -35,9 +36,11 @@ use berth_network::Networks;
 use berth_storage::Pools;
 use berth_store::Store;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 pub use self::backups::ReservedBackup;
 pub use self::lend::Loan;
+use self::live::Then;
 use self::origin::OriginWork;
 use self::snapshots::Work;
 use crate::devlxd::Door;
@@ -88,6 +91,8 @@ struct Shared {
     events: broadcast::Sender<LifecycleEvent>,
     troubles: broadcast::Sender<Trouble>,
     doors: mpsc::UnboundedSender<Door>,
+    /// The host goes down: nothing is started any more.
+    closing: CancellationToken,
     /// Tells the scheduler that something changed.
     changed: Notify,
 }
@@ -106,7 +111,7 @@ enum Command {
     Start(StartFrom, Answer<()>),
     Stop {
         request: StopRequest,
-        restart: bool,
+        then: Then,
         answer: Answer<()>,
     },
     Freeze(Answer<()>),
@@ -175,12 +180,12 @@ impl Instances {
 
     /// Stops an instance; returns when it has stopped.
     pub async fn stop(&self, project: &str, name: &str, request: StopRequest) -> Result<()> {
-        self.command(project, name, |answer| Command::Stop { request, restart: false, answer }).await
+        self.command(project, name, |answer| Command::Stop { request, then: Then::Rest, answer }).await
     }
 
     /// Stops an instance and starts it again; returns when it runs.
     pub async fn restart(&self, project: &str, name: &str, request: StopRequest) -> Result<()> {
-        self.command(project, name, |answer| Command::Stop { request, restart: true, answer }).await
+        self.command(project, name, |answer| Command::Stop { request, then: Then::Restart, answer }).await
     }
 
     /// Pauses an instance.

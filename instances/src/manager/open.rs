@@ -7,8 +7,10 @@ use std::time::Duration;
 use berth_store::doc;
 use berth_supervisor::record::{self, Identity};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Next};
+use super::launch::Power;
 use super::live::{Live, last_words, wait_gone};
 use super::remove::remove_tree;
 use super::{Deps, Handle, Instances, Shared};
@@ -51,6 +53,7 @@ impl Instances {
             events,
             troubles,
             doors,
+            closing: CancellationToken::new(),
             changed: Notify::new(),
         });
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
@@ -96,14 +99,20 @@ impl Instances {
         wanted.sort_by_key(|i| std::cmp::Reverse(priority(i)));
         let instances = self.clone();
         tokio::spawn(async move {
+            let closing = &instances.shared.closing;
             for instance in wanted {
+                if closing.is_cancelled() {
+                    return;
+                }
                 let delay = instance.expanded_config.get("boot.autostart.delay").and_then(|d| d.parse().ok());
                 let from = if instance.stateful { StartFrom::Saved } else { StartFrom::Boot };
                 if let Err(e) = instances.start(&instance.project, &instance.name, from).await {
                     let message = format!("it could not be started with the daemon: {e}");
                     instances.shared.trouble(TroubleKind::Autostart, &instance.project, &instance.name, message);
                 }
-                tokio::time::sleep(Duration::from_secs(delay.unwrap_or(0))).await;
+                let pause = Duration::from_secs(delay.unwrap_or(0));
+                // The end of the host need not wait for it.
+                let _ = tokio::time::timeout(pause, closing.cancelled()).await;
             }
         });
     }
@@ -114,7 +123,7 @@ impl Instances {
 pub(super) enum Found {
     /// It runs, or had ended in order.
     AsLeft,
-    /// It ran when the host went down or its supervisor was killed.
+    /// It ran when the host went down, or its supervisor was killed.
     Interrupted,
     /// It was ephemeral, had ended, and has been deleted.
     Gone,
@@ -153,9 +162,11 @@ impl Shared {
         }
         let mut found = Found::AsLeft;
         if actor.live.is_none() {
-            let ran = actor.volatile.values.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
-            if places.run_dir.exists() || ran {
+            let ran = actor.last_power() == Power::Running;
+            if places.run_dir.exists() {
                 found = actor.recover(&places.run_dir, ran).await?;
+            } else if ran {
+                found = actor.come_back().await?;
             }
         }
         if found == Found::Gone {
@@ -201,6 +212,21 @@ impl Actor {
             return Ok(Found::Gone);
         }
         Ok(if ran && !told { Found::Interrupted } else { Found::AsLeft })
+    }
+}
+
+impl Actor {
+    /// Deals with a run that was ended because the host went down.
+    async fn come_back(&mut self) -> Result<Found> {
+        let autostart = self.view.borrow().expanded_config.get("boot.autostart").cloned();
+        if autostart.is_some_and(|value| parse_bool(&value) == Ok(false)) {
+            self.remember_power(Power::Stopped);
+            self.save_volatile().await?;
+            self.show();
+            return Ok(Found::AsLeft);
+        }
+        // What is remembered stays until it has been tried, for this daemon may end before.
+        Ok(Found::Interrupted)
     }
 }
 

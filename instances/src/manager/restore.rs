@@ -8,6 +8,7 @@ use berth_store::{Outcome, Txn, admitted, doc};
 use berth_supervisor::protocol::{Exit, ExitReason, Request};
 
 use super::actor::Actor;
+use super::launch::Power;
 use super::live::Heard;
 use super::volumes::Volume;
 use crate::documents::{InstanceDoc, SnapshotDoc, instance_key, snapshot_key};
@@ -83,7 +84,7 @@ impl Actor {
             let _ = answer.send(Ok(()));
         }
         let Exit { reason, .. } = exit?;
-        self.clear_away().await?;
+        self.clear_away(Power::Stopped).await?;
         self.show();
         self.emit_about(if reason == ExitReason::Shutdown { "instance-shutdown" } else { "instance-stopped" }, &[]);
         Ok(())
