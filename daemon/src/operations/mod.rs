@@ -87,8 +87,21 @@ impl Context {
     }
 }
 
-/// What the future of an operation yields: metadata to add, or why it failed.
-pub type Outcome = ApiResult<Map<String, Value>>;
+/// Metadata that an operation adds at its end; `()` adds none.
+#[derive(Debug, Default)]
+pub struct Results(Map<String, Value>);
+
+impl From<()> for Results {
+    fn from((): ()) -> Self {
+        Self::default()
+    }
+}
+
+impl From<Map<String, Value>> for Results {
+    fn from(metadata: Map<String, Value>) -> Self {
+        Self(metadata)
+    }
+}
 
 impl Operations {
     /// An empty registry that tells changes to `events`.
@@ -108,28 +121,31 @@ impl Operations {
     }
 
     /// Starts the work.
-    pub fn spawn<F, W>(&self, spec: Spec, work: F) -> ApiResult<Arc<Operation>>
+    pub fn spawn<F, W, T>(&self, spec: Spec, work: F) -> ApiResult<Arc<Operation>>
     where
         F: FnOnce(Context) -> W,
-        W: Future<Output = Outcome> + Send + 'static,
+        W: Future<Output = ApiResult<T>> + Send + 'static,
+        T: Into<Results> + Send + 'static,
     {
         self.spawn_with(spec, Sockets::default(), work)
     }
 
     /// Starts the work and replies with the operation.
-    pub fn accept<F, W>(&self, spec: Spec, work: F) -> ApiResult
+    pub fn accept<F, W, T>(&self, spec: Spec, work: F) -> ApiResult
     where
         F: FnOnce(Context) -> W,
-        W: Future<Output = Outcome> + Send + 'static,
+        W: Future<Output = ApiResult<T>> + Send + 'static,
+        T: Into<Results> + Send + 'static,
     {
         self.spawn(spec, work).map(|operation| Self::reply(&operation))
     }
 
     /// Starts work that uses websockets.
-    pub fn spawn_with<F, W>(&self, spec: Spec, sockets: Sockets, work: F) -> ApiResult<Arc<Operation>>
+    pub fn spawn_with<F, W, T>(&self, spec: Spec, sockets: Sockets, work: F) -> ApiResult<Arc<Operation>>
     where
         F: FnOnce(Context) -> W,
-        W: Future<Output = Outcome> + Send + 'static,
+        W: Future<Output = ApiResult<T>> + Send + 'static,
+        T: Into<Results> + Send + 'static,
     {
         if self.inner.stopping.is_cancelled() {
             return Err(ApiError::unavailable("Berth is shutting down"));
@@ -157,7 +173,7 @@ impl Operations {
         envelope::accepted(&operation.url(), operation.render_for_creator())
     }
 
-    async fn run<W: Future<Output = Outcome>>(self, operation: Arc<Operation>, work: W) {
+    async fn run<T: Into<Results>>(self, operation: Arc<Operation>, work: impl Future<Output = ApiResult<T>>) {
         let work = AssertUnwindSafe(work).catch_unwind();
         let result = tokio::select! {
             biased;
@@ -166,8 +182,8 @@ impl Operations {
         };
         operation.change(|state| match result {
             None => (state.status, state.err) = (Status::Cancelled, "Operation cancelled".to_owned()),
-            Some(Ok(metadata)) => {
-                state.metadata.extend(metadata);
+            Some(Ok(results)) => {
+                state.metadata.extend(results.into().0);
                 state.status = Status::Success;
             }
             Some(Err(error)) => (state.status, state.err) = (Status::Failure, error.to_string()),

@@ -8,6 +8,10 @@ fn caller(name: &str) -> Caller {
     Caller { username: name.into(), protocol: "unix", address: "@".into() }
 }
 
+fn panics() -> ApiResult<()> {
+    panic!("oh")
+}
+
 fn spec() -> Spec {
     Spec::new("Creating instance", Some("default"), &caller("root")).resource("instances", "/1.0/instances/c1")
 }
@@ -49,11 +53,11 @@ async fn an_operation_runs_and_tells_each_change() {
 #[tokio::test]
 async fn failure_and_panic_are_told() {
     let operations = Operations::new(Events::default());
-    let failed = operations.spawn(spec(), |_| async { Err(ApiError::invalid("no room")) }).unwrap();
+    let failed = operations.spawn(spec(), |_| async { Err::<(), _>(ApiError::invalid("no room")) }).unwrap();
     failed.ended().await;
     assert_eq!(failed.render()["err"], "no room");
     assert_eq!(failed.render()["status_code"], 400);
-    let panicked = operations.spawn(spec(), |_| async { panic!("oh") }).unwrap();
+    let panicked = operations.spawn(spec(), |_| async { panics() }).unwrap();
     panicked.ended().await;
     assert_eq!(panicked.status(), Status::Failure);
 }
@@ -73,14 +77,14 @@ async fn an_ended_operation_is_kept_for_a_while() {
 #[tokio::test]
 async fn only_what_allows_it_is_cancelled() {
     let operations = Operations::new(Events::default());
-    let fixed = operations.spawn(spec(), |_| std::future::pending()).unwrap();
+    let fixed = operations.spawn(spec(), |_| std::future::pending::<ApiResult<()>>()).unwrap();
     let error = operations.cancel(&fixed.id().to_string()).unwrap_err();
     assert_eq!(error.to_string(), "This operation can't be cancelled");
     let (held, dropped) = oneshot::channel::<()>();
     let free = operations
         .spawn(spec().cancellable(), |_| async move {
             let _held = held;
-            std::future::pending().await
+            std::future::pending::<ApiResult<()>>().await
         })
         .unwrap();
     assert_eq!(free.render()["may_cancel"], true);
@@ -97,7 +101,7 @@ async fn secrets_are_shown_to_the_creator_and_open_for_nobody_else() {
     let (sockets, _expected, secrets) = Sockets::new(&["0"], CONNECT);
     let secret = secrets["0"].as_str().unwrap().to_owned();
     let spec = spec().class(Class::Websocket).private("fds", secrets);
-    let operation = operations.spawn_with(spec, sockets, |_| std::future::pending()).unwrap();
+    let operation = operations.spawn_with(spec, sockets, |_| std::future::pending::<ApiResult<()>>()).unwrap();
     let id = operation.id().to_string();
     assert_eq!(operation.render_for_creator()["metadata"]["fds"]["0"], secret.as_str());
     assert!(!operation.render().to_string().contains(&secret));
@@ -110,8 +114,9 @@ async fn secrets_are_shown_to_the_creator_and_open_for_nobody_else() {
 #[tokio::test]
 async fn stopping_waits_for_tasks_and_ends_what_waits_for_clients() {
     let operations = Operations::new(Events::default());
-    let session = operations.spawn(spec().class(Class::Websocket), |_| std::future::pending()).unwrap();
-    let token = operations.spawn(spec().class(Class::Token), |_| std::future::pending()).unwrap();
+    let session =
+        operations.spawn(spec().class(Class::Websocket), |_| std::future::pending::<ApiResult<()>>()).unwrap();
+    let token = operations.spawn(spec().class(Class::Token), |_| std::future::pending::<ApiResult<()>>()).unwrap();
     operations
         .spawn(spec(), |_| async {
             tokio::time::sleep(Duration::from_millis(50)).await;

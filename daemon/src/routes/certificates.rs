@@ -9,7 +9,7 @@ use berth_api::certificates::{Certificate, CertificatePut, CertificatesPost};
 use berth_instances::projects::Feature;
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::{
     access::Access,
@@ -212,7 +212,7 @@ async fn token(app: &App, caller: &Caller, post: CertificatesPost) -> ApiResult 
                 .await
                 .map_err(|_| ApiError::invalid("The token was not used in time"))?,
         }
-        Ok(Map::new())
+        Ok(())
     })?;
     Ok(Operations::reply(&operation))
 }

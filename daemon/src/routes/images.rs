@@ -81,8 +81,7 @@ async fn create(
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let upload = upload::receive(&app, request, kind.starts_with("multipart/form-data")).await?;
     let spec = Spec::new("Importing image", Some(&owner), &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let progress = convert::progress(context, "import_progress");
         let admission = app.instances.projects().admission(&owner, Change::Image);
         let (staging, files, options) = (upload.staging, upload.files, upload.options);
@@ -122,8 +121,7 @@ fn from_source(app: Shared, owner: String, project: &str, caller: &Caller, mut p
         build_request(post.aliases.into_iter().map(|a| (a.name, a.description)).collect(), post.public, source)?;
     let caller = caller.clone();
     let spec = Spec::new("Building image", Some(&owner), &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let progress = convert::progress(context, "build_progress");
         let admission = app.instances.projects().admission(&owner, Change::Image);
         let image = app.images.build(&owner, request, &admission, &progress).await?;
@@ -200,11 +198,10 @@ async fn delete(State(app): State<Shared>, query: Query, Path(fingerprint): Path
     let image = app.images.get(&owner, &fingerprint).await?;
     let location = url(BASE, &image.fingerprint, &owner);
     let spec = Spec::new("Deleting image", Some(&owner), &caller).resource("images", location.clone());
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
+    app.clone().operations.accept(spec, |_| async move {
         app.images.delete(&owner, &image.fingerprint).await?;
         app.happened("image-deleted", &location, Some(&owner), &caller);
-        Ok(Map::new())
+        Ok(())
     })
 }
 
@@ -219,8 +216,9 @@ async fn refresh(
     let image = app.images.get(&owner, &fingerprint).await?;
     let spec =
         Spec::new("Refreshing image", Some(&owner), &caller).resource("images", url(BASE, &image.fingerprint, &owner));
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async { Ok(Map::from_iter([("refreshed".to_owned(), Value::Bool(false))])) })
+    app.clone()
+        .operations
+        .accept(spec, |_| async { Ok(Map::from_iter([("refreshed".to_owned(), Value::Bool(false))])) })
 }
 
 /// One file as it is, two as a form.

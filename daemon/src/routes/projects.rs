@@ -10,7 +10,7 @@ use berth_api::projects::{
 };
 use berth_instances::projects::{Object, Project, Usage};
 use http::HeaderMap;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::{
     access::Access,
@@ -125,13 +125,12 @@ async fn rename(
 ) -> ApiResult {
     app.instances.projects().get(&name).await?;
     let spec = Spec::new("Renaming project", None, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
+    app.clone().operations.accept(spec, |_| async move {
         app.instances.projects().rename(&name, &post.name).await?;
         app.trust.project_changed(&name, Some(&post.name)).await?;
         let context = json!({"old_name": name});
         app.happened_with("project-renamed", &location(&post.name), Some(&post.name), &caller, context);
-        Ok(Map::new())
+        Ok(())
     })
 }
 

@@ -42,8 +42,7 @@ pub fn publish(
     let spec = Spec::new("Publishing instance", Some(&owner), &caller)
         .resource("instances", url("/1.0/instances", &name, &project))
         .cancellable();
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let progress = convert::progress(context, "create_image_from_container_pack_progress");
         let admission = app.instances.projects().admission(&owner, Change::Image);
         let loan = app.instances.lend(&project, &name, snapshot).await?;

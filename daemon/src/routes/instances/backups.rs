@@ -2,23 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Path, State},
-    response::Response,
-    routing::get,
-};
+use axum::{Router, body::Body, extract::Path, response::Response, routing::get};
 use berth_api::instances::{InstanceBackupPost, InstanceBackupsPost};
 use berth_images::Compression;
 use berth_instances::{Backup, Instance, NewBackup};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use serde_json::{Map, json};
+use serde_json::json;
 use tokio::{io::AsyncReadExt, net::unix::pipe, task::JoinHandle};
 use tokio_util::io::ReaderStream;
 
-use super::{Prefix, operation};
+use super::{Target, operation};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert},
@@ -51,13 +45,11 @@ fn location(base: &str, instance: &Instance, backup: &str) -> String {
 
 /// The description of an operation on a backup. LXD's client learns the name from the resource, whose path is no real one.
 fn operation_on(description: &str, instance: &Instance, backup: &str, caller: &Caller) -> Spec {
-    operation(description, &instance.project, &instance.name, caller)
-        .resource("backups", format!("/1.0/backups/{backup}"))
+    operation(description, instance, caller).resource("backups", format!("/1.0/backups/{backup}"))
 }
 
-async fn list(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
-    let backups = app.instances.backups(&instance.project, &name).await?;
+async fn list(Target { app, prefix, instance }: Target, query: Query) -> ApiResult {
+    let backups = app.instances.backups(&instance.project, &instance.name).await?;
     let items =
         backups.iter().map(|backup| (location(prefix.base(), &instance, &backup.name), json!(convert::backup(backup))));
     Ok(envelope::sync(render_list(&query, items.collect())?))
@@ -80,14 +72,10 @@ async fn compression(app: &App, project: &str, asked: &str) -> ApiResult<Compres
 }
 
 async fn create(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     Json(post): Json<InstanceBackupsPost>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     let compression = compression(&app, &instance.project, &post.compression_algorithm).await?;
     // There is no driver yet that has a form of its own, so `optimized_storage` makes no difference.
     let new = NewBackup {
@@ -95,35 +83,25 @@ async fn create(
         expires_at: convert::date(post.expires_at),
         instance_only: post.instance_only || post.container_only,
     };
-    let reserved = app.instances.reserve_backup(&instance.project, &name, new).await?;
+    let reserved = app.instances.reserve_backup(&instance.project, &instance.name, new).await?;
     let spec = operation_on("Backing up instance", &instance, reserved.name(), &caller).cancellable();
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, PROGRESS));
         app.instances.make_backup(reserved, compression, &shown).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }
 
-async fn show(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, backup)): Path<(String, String)>,
-) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+async fn show(Target { app, instance, .. }: Target, Path((_, backup)): Path<(String, String)>) -> ApiResult {
     Ok(envelope::sync(convert::backup(&find(&app, &instance, &backup).await?)))
 }
 
 async fn rename(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, backup)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, backup)): Path<(String, String)>,
     caller: Caller,
     Json(post): Json<InstanceBackupPost>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     find(&app, &instance, &backup).await?;
     if post.name.is_empty() {
         return Err(ApiError::invalid("No name given: \"name\" is the new name of the backup"));
@@ -132,43 +110,33 @@ async fn rename(
         return Err(ApiError::conflict(format!("Name \"{}\" already in use", post.name)));
     }
     let spec = operation_on("Renaming instance backup", &instance, &backup, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
-        app.instances.rename_backup(&instance.project, &name, &backup, &post.name).await?;
-        Ok(Map::new())
+    app.clone().operations.accept(spec, |_| async move {
+        app.instances.rename_backup(&instance.project, &instance.name, &backup, &post.name).await?;
+        Ok(())
     })
 }
 
 async fn delete(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, backup)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, backup)): Path<(String, String)>,
     caller: Caller,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     find(&app, &instance, &backup).await?;
     let spec = operation_on("Removing instance backup", &instance, &backup, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
-        app.instances.delete_backup(&instance.project, &name, &backup).await?;
-        Ok(Map::new())
+    app.clone().operations.accept(spec, |_| async move {
+        app.instances.delete_backup(&instance.project, &instance.name, &backup).await?;
+        Ok(())
     })
 }
 
 /// The file.
-async fn export(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, backup)): Path<(String, String)>,
-) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
-    let path = app.instances.backup_file(&instance.project, &name, &backup).await?;
+async fn export(Target { app, instance, .. }: Target, Path((_, backup)): Path<(String, String)>) -> ApiResult {
+    let name = &instance.name;
+    let path = app.instances.backup_file(&instance.project, &instance.name, &backup).await?;
     let failed = |error: std::io::Error| ApiError::internal(format!("Cannot read the backup: {error}"));
     let file = tokio::fs::File::open(&path).await.map_err(failed)?;
     let length = file.metadata().await.map_err(failed)?.len();
-    app.instances.backup_retrieved(&instance.project, &name, &backup);
+    app.instances.backup_retrieved(&instance.project, &instance.name, &backup);
     let body = Body::from_stream(ReaderStream::with_capacity(file, CHUNK));
     Ok(envelope::raw(body, Some(length), &format!("{name}.backup")))
 }
@@ -190,14 +158,14 @@ impl Drop for Work {
 
 /// An archive that goes to the client as it is made; there is no copy of it here. What fails later than at the beginning
 /// breaks the connection off.
-async fn direct(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+async fn direct(Target { app, instance, .. }: Target, query: Query) -> ApiResult {
+    let name = &instance.name;
     let compression = compression(&app, &instance.project, query.get("compression").unwrap_or_default()).await?;
     let instance_only = query.flag("instance-only");
     let (mut output, input) = pipes().map_err(|error| ApiError::internal(format!("Cannot make a pipe: {error}")))?;
     let filename = format!("{name}.tar{}", compression.ending());
     let mut work = Work(tokio::spawn(async move {
-        app.instances.export(&instance.project, &name, instance_only, compression, input).await?;
+        app.instances.export(&instance.project, &instance.name, instance_only, compression, input).await?;
         Ok(())
     }));
     let mut first = vec![0; CHUNK];

@@ -1,27 +1,21 @@
 //! `console`: the console of an instance and its log.
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Router, body::Body, routing::get};
 use berth_api::instances::{InstanceConsoleControl, InstanceConsolePost};
 use berth_guest::protocol::WindowSize;
 use berth_instances::ConsoleSession;
 use futures::StreamExt;
-use serde_json::Map;
 use tokio::fs::File;
 use tokio_util::{io::ReaderStream, sync::CancellationToken};
 
 use super::{
-    Prefix, operation,
+    Target, happened, operation,
     session::{close, keep_alive, receive_control, receive_input, send_output},
 };
 use crate::{
     app::Shared,
-    http::{ApiError, ApiResult, Caller, Json, Query, envelope, query::url},
-    operations::{CONNECT, Class, Expected, Operations, Outcome, Sockets},
+    http::{ApiError, ApiResult, Caller, Json, envelope},
+    operations::{CONNECT, Class, Expected, Operations, Sockets},
 };
 
 pub fn routes(base: &str) -> Router<Shared> {
@@ -29,15 +23,11 @@ pub fn routes(base: &str) -> Router<Shared> {
 }
 
 async fn attach(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     Json(post): Json<InstanceConsolePost>,
 ) -> ApiResult {
-    let project = query.project().to_owned();
-    let instance = prefix.find(&app, &project, &name)?;
+    let name = &instance.name;
     match post.kind.as_str() {
         "" | "console" => {}
         "vga" => {
@@ -52,21 +42,20 @@ async fn attach(
         (Ok(width), Ok(height)) if width > 0 && height > 0 => Some(WindowSize { width, height }),
         _ => None,
     };
-    let console = app.instances.console(&project, &name, post.force).await?;
+    let console = app.instances.console(&instance.project, &instance.name, post.force).await?;
     let (sockets, expected, secrets) = Sockets::new(&["0", "control"], CONNECT);
-    let spec = operation("Showing console", &project, &name, &caller)
+    let spec = operation("Showing console", &instance, &caller)
         .class(Class::Websocket)
         .private("fds", secrets)
         // Its future holds the console, which is let go with it.
         .cancellable();
-    let operations = app.operations.clone();
-    let started = operations.spawn_with(spec, sockets, |_| serve(console, size, expected))?;
-    app.happened("instance-console", &url("/1.0/instances", &name, &project), Some(&project), &caller);
+    let started = app.operations.spawn_with(spec, sockets, |_| serve(console, size, expected))?;
+    happened(&app, "instance-console", &instance, &caller);
     Ok(Operations::reply(&started))
 }
 
 /// Until the client or the instance ends.
-async fn serve(console: ConsoleSession, size: Option<WindowSize>, mut expected: Expected) -> Outcome {
+async fn serve(console: ConsoleSession, size: Option<WindowSize>, mut expected: Expected) -> ApiResult<()> {
     let data = expected.connect("0").await?;
     let control = expected.later("control");
     if let Some(size) = size {
@@ -101,12 +90,12 @@ async fn serve(console: ConsoleSession, size: Option<WindowSize>, mut expected: 
         } => {}
     }
     close(sink, source);
-    Ok(Map::new())
+    Ok(())
 }
 
-async fn log(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    prefix.find(&app, query.project(), &name)?;
-    match File::open(app.instances.console_log(query.project(), &name)?).await {
+async fn log(Target { app, instance, .. }: Target) -> ApiResult {
+    let name = &instance.name;
+    match File::open(app.instances.console_log(&instance.project, &instance.name)?).await {
         Ok(file) => Ok(envelope::raw(Body::from_stream(ReaderStream::new(file)), None, "console.log")),
         // It never ran.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -116,9 +105,9 @@ async fn log(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name)
     }
 }
 
-async fn clear(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    prefix.find(&app, query.project(), &name)?;
-    let path = app.instances.console_log(query.project(), &name)?;
+async fn clear(Target { app, instance, .. }: Target) -> ApiResult {
+    let name = &instance.name;
+    let path = app.instances.console_log(&instance.project, &instance.name)?;
     match File::options().write(true).open(path).await {
         Ok(file) => file.set_len(0).await?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -6,9 +6,8 @@ use axum::extract::State;
 use berth_api::instances::{InstanceSource, InstancesPost};
 use berth_instances::{CreateRequest, Original, Source, projects::Feature};
 use http::HeaderMap;
-use serde_json::Map;
 
-use super::{super::vm_view, Prefix, import, operation};
+use super::{super::vm_view, Prefix, import, operation_at};
 use crate::{
     app::{App, Shared},
     convert::{images::progress, instances as convert},
@@ -41,23 +40,21 @@ pub async fn create(
         Source::Copy(_) => PROGRESS,
         _ => "create_instance_from_image_unpack_progress",
     };
-    let spec = operation("Creating instance", &project, &name, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    let spec = operation_at("Creating instance", &project, &name, &caller);
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, key));
         app.instances.create(&project, create, &shown).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }
 
 /// `source.type=copy` into an instance that is there.
 async fn refresh(app: Shared, project: String, name: String, original: Original, caller: &Caller) -> ApiResult {
-    let spec = operation("Refreshing instance", &project, &name, caller).cancellable();
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    let spec = operation_at("Refreshing instance", &project, &name, caller).cancellable();
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, PROGRESS));
         app.instances.refresh_copy(&project, &name, &original, &shown).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }
 

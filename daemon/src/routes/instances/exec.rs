@@ -2,28 +2,24 @@
 
 use std::{collections::BTreeMap, future::pending, path::Path as FsPath};
 
-use axum::{
-    Router,
-    extract::{Path, State, ws::WebSocket},
-    routing::post,
-};
+use axum::{Router, extract::ws::WebSocket, routing::post};
 use berth_api::instances::{InstanceExecControl, InstanceExecPost};
 use berth_guest::protocol::{ExecSpec, WindowSize};
 use berth_instances::{Config, Error, ExecIo, ExecSession};
 use berth_supervisor::protocol::Input;
 use futures::StreamExt;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::{fs::File, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Prefix, operation,
+    Target, operation,
     session::{Source, close, keep_alive, keep_output, receive_control, receive_input, receive_nothing, send_output},
 };
 use crate::{
     app::{App, Shared},
-    http::{ApiError, ApiResult, Caller, Json, Query, query::url},
-    operations::{CONNECT, Class, Context, Expected, Operations, Outcome, Sockets},
+    http::{ApiError, ApiResult, Caller, Json, query::url},
+    operations::{CONNECT, Class, Context, Expected, Operations, Sockets},
 };
 
 /// `PATH` unless the instance or the client gives another.
@@ -36,16 +32,8 @@ pub fn routes(base: &str) -> Router<Shared> {
     Router::new().route(&format!("{base}/{{name}}/exec"), post(exec))
 }
 
-async fn exec(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-    Json(post): Json<InstanceExecPost>,
-) -> ApiResult {
-    let project = query.project().to_owned();
-    let instance = prefix.find(&app, &project, &name)?;
+async fn exec(Target { app, instance, .. }: Target, caller: Caller, Json(post): Json<InstanceExecPost>) -> ApiResult {
+    let name = &instance.name;
     if post.command.is_empty() {
         return Err(ApiError::invalid("No command given: \"command\" is a list of the program and its arguments"));
     }
@@ -53,7 +41,7 @@ async fn exec(
         return Err(ApiError::invalid(format!("Instance \"{name}\" is not running; start it first")));
     }
     let env = environment(&instance.expanded_config, &post);
-    let spec = operation("Executing command", &project, &name, &caller)
+    let spec = operation("Executing command", &instance, &caller)
         .metadata("command", json!(post.command))
         .metadata("environment", json!(env))
         .metadata("interactive", post.interactive)
@@ -72,14 +60,14 @@ async fn exec(
     if !post.wait_for_websocket {
         let program = ExecSpec { terminal: None, ..program };
         return operations.accept(spec, |context| async move {
-            unattended(&app, &project, &name, program, post.record_output, context).await
+            unattended(&app, &instance.project, &instance.name, program, post.record_output, context).await
         });
     }
     let names: &[&str] = if post.interactive { &["0", "control"] } else { &["0", "1", "2", "control"] };
     let (sockets, expected, secrets) = Sockets::new(names, CONNECT);
     let spec = spec.class(Class::Websocket).private("fds", secrets);
     let started = operations.spawn_with(spec, sockets, |context| async move {
-        attended(&app, &project, &name, program, expected, &context).await
+        attended(&app, &instance.project, &instance.name, program, expected, &context).await
     })?;
     Ok(Operations::reply(&started))
 }
@@ -126,9 +114,9 @@ fn failure(status: i32) -> Option<ApiError> {
     }
 }
 
-fn outcome(status: i32, context: &Context) -> Outcome {
+fn outcome(status: i32, context: &Context) -> ApiResult<()> {
     context.set("return", status);
-    failure(status).map_or_else(|| Ok(Map::new()), Err)
+    failure(status).map_or_else(|| Ok(()), Err)
 }
 
 /// The exit status; cancels `exited` when it is known.
@@ -150,7 +138,7 @@ async fn attended(
     program: ExecSpec,
     mut expected: Expected,
     context: &Context,
-) -> Outcome {
+) -> ApiResult<()> {
     let first = expected.connect("0").await?;
     if program.terminal.is_some() {
         let control = expected.connect("control").await?;
@@ -162,7 +150,7 @@ async fn attended(
     pipes(session, [first, stdout, stderr], expected, context).await
 }
 
-async fn terminal(session: ExecSession, data: WebSocket, control: WebSocket, context: &Context) -> Outcome {
+async fn terminal(session: ExecSession, data: WebSocket, control: WebSocket, context: &Context) -> ApiResult<()> {
     let ExecSession { io, control: signals, exit } = session;
     let ExecIo::Terminal { input, output } = io else {
         return Err(ApiError::internal("The program has no terminal"));
@@ -190,7 +178,12 @@ async fn terminal(session: ExecSession, data: WebSocket, control: WebSocket, con
     outcome(status?, context)
 }
 
-async fn pipes(session: ExecSession, sockets: [WebSocket; 3], mut expected: Expected, context: &Context) -> Outcome {
+async fn pipes(
+    session: ExecSession,
+    sockets: [WebSocket; 3],
+    mut expected: Expected,
+    context: &Context,
+) -> ApiResult<()> {
     let ExecSession { io, control: signals, exit } = session;
     let ExecIo::Pipes { stdin, stdout, stderr } = io else {
         return Err(ApiError::internal("The program has a terminal"));
@@ -264,7 +257,7 @@ async fn unattended(
     program: ExecSpec,
     recorded: bool,
     context: Context,
-) -> Outcome {
+) -> ApiResult<()> {
     let session = start(app, project, name, program, &context).await?;
     let ExecSession { io, control: _control, exit } = session;
     let ExecIo::Pipes { stdin, stdout, stderr } = io else {

@@ -2,13 +2,7 @@
 
 use std::io;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Path, State},
-    response::Response,
-    routing::get,
-};
+use axum::{Router, body::Body, response::Response, routing::get};
 use berth_api::instances::{HEADER_GID, HEADER_MODE, HEADER_TYPE, HEADER_UID, HEADER_WRITE};
 use berth_guest::{
     client::FileSession,
@@ -19,10 +13,10 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::Prefix;
+use super::{Target, happened};
 use crate::{
     app::{App, Shared},
-    http::{ApiError, ApiResult, Caller, Query, body, envelope, query::url},
+    http::{ApiError, ApiResult, Caller, Query, body, envelope},
 };
 
 /// Longest target of a link: the kernel's `PATH_MAX`.
@@ -76,40 +70,32 @@ fn unexpected(session: &FileSession) -> ApiError {
     ApiError::internal(format!("The guest answered something else than was asked for: {session:?}"))
 }
 
-async fn read(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> ApiResult {
+async fn read(Target { app, instance, .. }: Target, query: Query, caller: Caller) -> ApiResult {
     let path = path(&query)?;
-    let project = query.project();
-    prefix.find(&app, project, &name)?;
-    let response = match app.instances.file(project, &name, FileRequest::Read { path: path.clone() }).await? {
-        FileSession::File { stat, body } => {
-            // Files of /proc and the like say 0 and have content; what grows meanwhile ends where it was.
-            let (body, length) = match stat.size {
-                0 => (Body::from_stream(ReaderStream::new(body)), None),
-                size => (Body::from_stream(ReaderStream::new(body.take(size))), Some(size)),
-            };
-            describe(envelope::raw(body, length, &base_name(&path)), &stat)
-        }
-        FileSession::Directory { stat, entries } => describe(envelope::sync(entries), &stat),
-        FileSession::Link { stat, target } => {
-            let length = target.len() as u64;
-            describe(envelope::raw(Body::from(target), Some(length), &base_name(&path)), &stat)
-        }
-        other => return Err(unexpected(&other)),
-    };
-    app.happened("instance-file-retrieved", &url("/1.0/instances", &name, project), Some(project), &caller);
+    let response =
+        match app.instances.file(&instance.project, &instance.name, FileRequest::Read { path: path.clone() }).await? {
+            FileSession::File { stat, body } => {
+                // Files of /proc and the like say 0 and have content; what grows meanwhile ends where it was.
+                let (body, length) = match stat.size {
+                    0 => (Body::from_stream(ReaderStream::new(body)), None),
+                    size => (Body::from_stream(ReaderStream::new(body.take(size))), Some(size)),
+                };
+                describe(envelope::raw(body, length, &base_name(&path)), &stat)
+            }
+            FileSession::Directory { stat, entries } => describe(envelope::sync(entries), &stat),
+            FileSession::Link { stat, target } => {
+                let length = target.len() as u64;
+                describe(envelope::raw(Body::from(target), Some(length), &base_name(&path)), &stat)
+            }
+            other => return Err(unexpected(&other)),
+        };
+    happened(&app, "instance-file-retrieved", &instance, &caller);
     Ok(response)
 }
 
-async fn stat(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
+async fn stat(Target { app, instance, .. }: Target, query: Query) -> ApiResult {
     let path = path(&query)?;
-    prefix.find(&app, query.project(), &name)?;
-    match app.instances.file(query.project(), &name, FileRequest::Stat { path }).await? {
+    match app.instances.file(&instance.project, &instance.name, FileRequest::Stat { path }).await? {
         FileSession::Stat(stat) => {
             let mut response = describe(Response::new(Body::empty()), &stat);
             if stat.kind == FileKind::File {
@@ -165,30 +151,31 @@ fn wanted(headers: &HeaderMap) -> ApiResult<Wanted> {
 }
 
 async fn write(
-    State(app): State<Shared>,
-    prefix: Prefix,
+    Target { app, instance, .. }: Target,
     query: Query,
-    Path(name): Path<String>,
     caller: Caller,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> ApiResult {
     let path = path(&query)?;
-    prefix.find(&app, query.project(), &name)?;
     let Wanted { kind, mode, ownership } = wanted(&headers)?;
-    let (project, body) = (query.project(), request.into_body());
+    let body = request.into_body();
     match kind {
         FileKind::Directory => {
-            done(&app, project, &name, FileRequest::MakeDirectory { path, ownership }).await?;
+            done(&app, &instance.project, &instance.name, FileRequest::MakeDirectory { path, ownership }).await?;
         }
         FileKind::Symlink => {
             let target = body::read(body, MAX_TARGET).await?;
             let target = String::from_utf8(target.to_vec())
                 .map_err(|_| ApiError::invalid("Invalid link: its target is not UTF-8"))?;
-            done(&app, project, &name, FileRequest::Symlink { path, target, ownership }).await?;
+            done(&app, &instance.project, &instance.name, FileRequest::Symlink { path, target, ownership }).await?;
         }
         FileKind::File | FileKind::Other => {
-            match app.instances.file(project, &name, FileRequest::Write { path, mode, ownership }).await? {
+            match app
+                .instances
+                .file(&instance.project, &instance.name, FileRequest::Write { path, mode, ownership })
+                .await?
+            {
                 FileSession::Write(writer) => {
                     let content = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
                     writer.copy_from(content).await?;
@@ -197,7 +184,7 @@ async fn write(
             }
         }
     }
-    app.happened("instance-file-pushed", &url("/1.0/instances", &name, project), Some(project), &caller);
+    happened(&app, "instance-file-pushed", &instance, &caller);
     Ok(envelope::empty())
 }
 
@@ -208,18 +195,10 @@ async fn done(app: &App, project: &str, name: &str, request: FileRequest) -> Api
     }
 }
 
-async fn delete(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> ApiResult {
+async fn delete(Target { app, instance, .. }: Target, query: Query, caller: Caller) -> ApiResult {
     let path = path(&query)?;
-    let project = query.project();
-    prefix.find(&app, project, &name)?;
-    done(&app, project, &name, FileRequest::Delete { path, recursive: false }).await?;
-    app.happened("instance-file-deleted", &url("/1.0/instances", &name, project), Some(project), &caller);
+    done(&app, &instance.project, &instance.name, FileRequest::Delete { path, recursive: false }).await?;
+    happened(&app, "instance-file-deleted", &instance, &caller);
     Ok(envelope::empty())
 }
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use http::HeaderMap;
-use serde_json::Map;
 
-use super::{super::upload, Prefix, operation};
+use super::{super::upload, Prefix, operation_at};
 use crate::{
     app::Shared,
     convert::images::progress,
@@ -43,11 +42,11 @@ pub async fn import(app: Shared, prefix: Prefix, project: &str, caller: &Caller,
             "Instance \"{name}\" already exists in project \"{project}\"; import the backup under another name"
         )));
     }
-    let spec = operation("Restoring backup", project, &name, caller);
+    let spec = operation_at("Restoring backup", project, &name, caller);
     let (project, operations) = (project.to_owned(), app.operations.clone());
     operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, PROGRESS));
         app.instances.import(&project, &name, pool.as_deref(), restored, &shown).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }

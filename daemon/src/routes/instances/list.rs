@@ -107,8 +107,7 @@ async fn change_all(
     for instance in &instances {
         spec = spec.resource("instances", url("/1.0/instances", &instance.name, &project));
     }
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
+    app.clone().operations.accept(spec, |_| async move {
         let changes = stream::iter(instances).map(|instance| {
             let (app, change) = (app.clone(), change.clone());
             async move {

@@ -2,20 +2,15 @@
 
 use std::io;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Router, body::Body, extract::Path, routing::get};
 use serde_json::json;
 use tokio::fs::{self, File};
 use tokio_util::io::ReaderStream;
 
-use super::Prefix;
+use super::{Target, happened};
 use crate::{
     app::Shared,
-    http::{ApiError, ApiResult, Caller, Query, envelope, query::url},
+    http::{ApiError, ApiResult, Caller, envelope, query::url},
 };
 
 /// The log of an instance's supervisor, and the names under which LXD's clients ask for such a log.
@@ -40,10 +35,10 @@ fn checked(file: &str) -> ApiResult<&str> {
     }
 }
 
-async fn list(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    prefix.find(&app, query.project(), &name)?;
+async fn list(Target { app, prefix, instance }: Target) -> ApiResult {
+    let name = &instance.name;
     let mut names = Vec::new();
-    match fs::read_dir(app.instances.log_dir(query.project(), &name)?).await {
+    match fs::read_dir(app.instances.log_dir(&instance.project, &instance.name)?).await {
         Ok(mut dir) => {
             while let Some(entry) = dir.next_entry().await? {
                 if entry.file_type().await?.is_file() {
@@ -56,19 +51,14 @@ async fn list(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
         Err(error) => return Err(ApiError::internal(format!("Cannot list the logs of \"{name}\": {error}"))),
     }
     names.sort();
-    let base = url(prefix.base(), &name, "default");
+    let base = url(prefix.base(), &instance.name, "default");
     Ok(envelope::sync(json!(names.iter().map(|file| format!("{base}/logs/{file}")).collect::<Vec<_>>())))
 }
 
-async fn read(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, file)): Path<(String, String)>,
-) -> ApiResult {
+async fn read(Target { app, instance, .. }: Target, Path((_, file)): Path<(String, String)>) -> ApiResult {
+    let name = &instance.name;
     let wanted = checked(&file)?;
-    prefix.find(&app, query.project(), &name)?;
-    let path = app.instances.log_dir(query.project(), &name)?.join(wanted);
+    let path = app.instances.log_dir(&instance.project, &instance.name)?.join(wanted);
     let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).await;
     match opened {
         Ok(log) if log.metadata().await?.is_file() => {
@@ -82,28 +72,21 @@ async fn read(
 }
 
 async fn delete(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, file)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, file)): Path<(String, String)>,
     caller: Caller,
 ) -> ApiResult {
+    let name = &instance.name;
     checked(&file)?;
-    prefix.find(&app, query.project(), &name)?;
     if !file.starts_with("exec_") {
         return Err(ApiError::invalid(format!("Log file \"{file}\" is kept; only those of exec can be deleted")));
     }
-    let path = app.instances.log_dir(query.project(), &name)?.join(&file);
+    let path = app.instances.log_dir(&instance.project, &instance.name)?.join(&file);
     fs::remove_file(path).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ApiError::not_found(format!("Instance \"{name}\" has no log file \"{file}\"")),
         _ => ApiError::internal(format!("Cannot delete log file \"{file}\" of instance \"{name}\": {error}")),
     })?;
-    app.happened(
-        "instance-log-deleted",
-        &url("/1.0/instances", &name, query.project()),
-        Some(query.project()),
-        &caller,
-    );
+    happened(&app, "instance-log-deleted", &instance, &caller);
     Ok(envelope::empty())
 }
 

@@ -1,11 +1,8 @@
 //! `metadata` and `metadata/templates`: what an instance keeps of the image it was made from.
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Path, State},
-    routing::get,
-};
+use std::sync::Arc;
+
+use axum::{Router, body::Body, routing::get};
 use berth_api::instances::{InstanceMetadata, InstanceMetadataTemplate};
 use berth_images::{
     Origin,
@@ -14,11 +11,11 @@ use berth_images::{
 use berth_instances::Instance;
 use http::HeaderMap;
 
-use super::Prefix;
+use super::{Target, happened};
 use crate::{
     app::{App, Shared},
     convert::patched,
-    http::{ApiError, ApiResult, Caller, Json, Query, body, envelope, etag, query::url},
+    http::{ApiError, ApiResult, Caller, Json, Query, body, envelope, etag},
 };
 
 /// Longest body of a template; the images crate has the last word.
@@ -77,81 +74,65 @@ fn current(origin: &Origin, instance: &Instance) -> ApiResult<InstanceMetadata> 
     })
 }
 
-async fn show(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> ApiResult {
-    let project = query.project();
-    let instance = prefix.find(&app, project, &name)?;
-    let metadata = app.instances.with_origin(project, &name, move |origin| current(origin, &instance)).await??;
-    happened(&app, "instance-metadata-retrieved", &name, project, &caller);
+/// Does `work` with what the instance keeps of its image.
+async fn at_origin<T: Send + 'static>(
+    app: &App,
+    instance: &Arc<Instance>,
+    work: impl FnOnce(&Origin, &Instance) -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    let seen = instance.clone();
+    app.instances.with_origin(&instance.project, &instance.name, move |origin| work(origin, &seen)).await?
+}
+
+async fn show(Target { app, instance, .. }: Target, caller: Caller) -> ApiResult {
+    let metadata = at_origin(&app, &instance, current).await?;
+    happened(&app, "instance-metadata-retrieved", &instance, &caller);
     let tag = etag::of(&metadata);
     Ok(envelope::tagged(metadata, &tag))
 }
 
 async fn replace(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     headers: HeaderMap,
     Json(put): Json<InstanceMetadata>,
 ) -> ApiResult {
-    let project = query.project();
-    let instance = prefix.find(&app, project, &name)?;
-    let write = move |origin: &Origin| -> ApiResult<()> {
+    at_origin(&app, &instance, move |origin, instance| {
         // What cannot be read any more can be replaced.
         if headers.contains_key(http::header::IF_MATCH) {
-            etag::check(&headers, &etag::of(&current(origin, &instance)?))?;
+            etag::check(&headers, &etag::of(&current(origin, instance)?))?;
         }
         Ok(origin.set_metadata(&kept(put))?)
-    };
-    app.instances.with_origin(project, &name, write).await??;
-    happened(&app, "instance-metadata-updated", &name, project, &caller);
+    })
+    .await?;
+    happened(&app, "instance-metadata-updated", &instance, &caller);
     Ok(envelope::empty())
 }
 
 async fn patch(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> ApiResult {
     let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
-    let project = query.project();
-    let instance = prefix.find(&app, project, &name)?;
-    let write = move |origin: &Origin| -> ApiResult<()> {
-        let current = current(origin, &instance)?;
+    at_origin(&app, &instance, move |origin, instance| {
+        let current = current(origin, instance)?;
         etag::check(&headers, &etag::of(&current))?;
         Ok(origin.set_metadata(&kept(patched(&current, &bytes)?))?)
-    };
-    app.instances.with_origin(project, &name, write).await??;
-    happened(&app, "instance-metadata-updated", &name, project, &caller);
+    })
+    .await?;
+    happened(&app, "instance-metadata-updated", &instance, &caller);
     Ok(envelope::empty())
 }
 
 /// The names of all templates, or with `path` the content of one.
-async fn templates(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> ApiResult {
-    let project = query.project();
-    prefix.find(&app, project, &name)?;
+async fn templates(Target { app, instance, .. }: Target, query: Query, caller: Caller) -> ApiResult {
     let Some(template) = query.get("path").map(str::to_owned) else {
-        return Ok(envelope::sync(app.instances.with_origin(project, &name, Origin::templates).await??));
+        return Ok(envelope::sync(at_origin(&app, &instance, |origin, _| Ok(origin.templates()?)).await?));
     };
-    let content = app.instances.with_origin(project, &name, move |origin| origin.template(&template)).await??;
-    happened(&app, "instance-metadata-template-retrieved", &name, project, &caller);
+    let content = at_origin(&app, &instance, move |origin, _| Ok(origin.template(&template)?)).await?;
+    happened(&app, "instance-metadata-template-retrieved", &instance, &caller);
     let length = content.len() as u64;
     Ok(envelope::raw(Body::from(content), Some(length), "template"))
 }
@@ -163,37 +144,21 @@ fn named(query: &Query) -> ApiResult<String> {
 }
 
 async fn write_template(
-    State(app): State<Shared>,
-    prefix: Prefix,
+    Target { app, instance, .. }: Target,
     query: Query,
-    Path(name): Path<String>,
     caller: Caller,
     request: axum::extract::Request,
 ) -> ApiResult {
     let template = named(&query)?;
-    let project = query.project();
-    prefix.find(&app, project, &name)?;
     let content = body::read(request.into_body(), MAX_TEMPLATE).await?;
-    app.instances.with_origin(project, &name, move |origin| origin.set_template(&template, &content)).await??;
-    happened(&app, "instance-metadata-template-created", &name, project, &caller);
+    at_origin(&app, &instance, move |origin, _| Ok(origin.set_template(&template, &content)?)).await?;
+    happened(&app, "instance-metadata-template-created", &instance, &caller);
     Ok(envelope::empty())
 }
 
-async fn delete_template(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-) -> ApiResult {
+async fn delete_template(Target { app, instance, .. }: Target, query: Query, caller: Caller) -> ApiResult {
     let template = named(&query)?;
-    let project = query.project();
-    prefix.find(&app, project, &name)?;
-    app.instances.with_origin(project, &name, move |origin| origin.remove_template(&template)).await??;
-    happened(&app, "instance-metadata-template-deleted", &name, project, &caller);
+    at_origin(&app, &instance, move |origin, _| Ok(origin.remove_template(&template)?)).await?;
+    happened(&app, "instance-metadata-template-deleted", &instance, &caller);
     Ok(envelope::empty())
-}
-
-fn happened(app: &App, action: &'static str, name: &str, project: &str, caller: &Caller) {
-    app.happened(action, &url("/1.0/instances", name, project), Some(project), caller);
 }

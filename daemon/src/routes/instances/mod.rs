@@ -18,13 +18,17 @@ mod state;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::FromRequestParts};
+use axum::{
+    Router,
+    extract::{FromRequestParts, Path},
+};
 use berth_instances::{Instance, Kind};
 use http::request::Parts;
+use serde::Deserialize;
 
 use crate::{
     app::{App, Shared},
-    http::{ApiError, ApiResult, Caller, query::url},
+    http::{ApiError, ApiResult, Caller, Query, query::url},
     operations::Spec,
 };
 
@@ -105,9 +109,47 @@ pub fn routes() -> Router<Shared> {
     })
 }
 
-/// The description of an operation on an instance. Old clients look for the resource under `containers`.
-fn operation(description: &str, project: &str, name: &str, caller: &Caller) -> Spec {
+/// The instance that a request is about.
+pub struct Target {
+    pub app: Shared,
+    pub prefix: Prefix,
+    pub instance: Arc<Instance>,
+}
+
+impl FromRequestParts<Shared> for Target {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, ApiError> {
+        let prefix = Prefix::from_request_parts(parts, app).await?;
+        let query = Query::from_request_parts(parts, app).await?;
+        let path = Path::from_request_parts(parts, app).await;
+        let Path(Named { name }) = path.map_err(|error| ApiError::invalid(format!("Invalid path: {error}")))?;
+        let instance = prefix.find(app, query.project(), &name)?;
+        Ok(Self { app: app.clone(), prefix, instance })
+    }
+}
+
+/// What of a path tells which instance.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+/// The description of an operation on an instance.
+fn operation(description: &str, instance: &Instance, caller: &Caller) -> Spec {
+    operation_at(description, &instance.project, &instance.name, caller)
+}
+
+/// The description of an operation on an instance that need not be there yet. Old clients look for the resource under
+/// `containers`.
+fn operation_at(description: &str, project: &str, name: &str, caller: &Caller) -> Spec {
     Spec::new(description, Some(project), caller)
         .resource("containers", url("/1.0/containers", name, project))
         .resource("instances", url("/1.0/instances", name, project))
+}
+
+/// Tells what happened to an instance.
+fn happened(app: &App, action: &'static str, instance: &Instance, caller: &Caller) {
+    let Instance { name, project, .. } = instance;
+    app.happened(action, &url("/1.0/instances", name, project), Some(project), caller);
 }

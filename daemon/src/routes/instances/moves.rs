@@ -2,28 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
 use berth_api::instances::InstancePost;
 use berth_instances::MoveRequest;
 use serde_json::json;
 
-use super::{Prefix, operation};
+use super::{Target, operation};
 use crate::{
-    app::Shared,
     convert::images::progress,
-    http::{ApiError, ApiResult, Caller, Json, Query},
+    http::{ApiError, ApiResult, Caller, Json},
 };
 
 pub async fn relocate(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     Json(post): Json<InstancePost>,
 ) -> ApiResult {
-    let project = query.project().to_owned();
-    let instance = prefix.find(&app, &project, &name)?;
+    let name = &instance.name;
     let given = |value: &str| (!value.is_empty()).then(|| value.to_owned());
     let request = MoveRequest {
         name: given(&post.name),
@@ -37,12 +31,12 @@ pub async fn relocate(
         ));
     }
     let (new_name, new_project) =
-        (request.name.as_ref().unwrap_or(&name), request.project.as_ref().unwrap_or(&project));
+        (request.name.as_ref().unwrap_or(&instance.name), request.project.as_ref().unwrap_or(&instance.project));
     if !post.migration && request.name.is_none() && request.pool.is_none() && request.project.is_none() {
         return Err(ApiError::invalid("No name given: \"name\" is the new name of the instance"));
     }
     berth_instances::check_name(new_name).map_err(ApiError::invalid)?;
-    let stays = (new_name, new_project) == (&name, &project);
+    let stays = (new_name, new_project) == (&instance.name, &instance.project);
     if !stays && app.instances.get(new_project, new_name).is_ok() {
         return Err(ApiError::conflict(format!("Name \"{new_name}\" already in use")));
     }
@@ -53,11 +47,10 @@ pub async fn relocate(
     }
     let result = json!({"name": new_name}).as_object().cloned().unwrap_or_default();
     let title = if post.migration { "Moving instance" } else { "Renaming instance" };
-    let spec = operation(title, &project, &name, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    let spec = operation(title, &instance, &caller);
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, "fs_progress"));
-        app.instances.relocate(&project, &name, request, &shown).await?;
+        app.instances.relocate(&instance.project, &instance.name, request, &shown).await?;
         Ok(result)
     })
 }

@@ -2,20 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    routing::post,
-};
+use axum::{Router, routing::post};
 use berth_api::instances::InstanceRebuildPost;
 use berth_instances::Source;
-use serde_json::Map;
 
-use super::{Prefix, create, operation};
+use super::{Target, create, operation};
 use crate::{
     app::Shared,
     convert::images::progress,
-    http::{ApiError, ApiResult, Caller, Json, Query},
+    http::{ApiError, ApiResult, Caller, Json},
 };
 
 /// Key of an operation's metadata under which the progress is shown.
@@ -26,14 +21,11 @@ pub fn routes(base: &str) -> Router<Shared> {
 }
 
 async fn rebuild(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     Json(post): Json<InstanceRebuildPost>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+    let name = &instance.name;
     let source = create::source(&app, &instance.project, &post.source).await?;
     if matches!(source, Source::Copy(_)) {
         return Err(ApiError::invalid(
@@ -43,12 +35,10 @@ async fn rebuild(
     if instance.is_running() {
         return Err(ApiError::invalid(format!("Instance \"{name}\" is running and cannot be rebuilt; stop it first")));
     }
-    let project = instance.project.clone();
-    let spec = operation("Rebuilding instance", &project, &name, &caller).cancellable();
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    let spec = operation("Rebuilding instance", &instance, &caller).cancellable();
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, PROGRESS));
-        app.instances.rebuild(&project, &name, source, &shown).await?;
-        Ok(Map::new())
+        app.instances.rebuild(&instance.project, &instance.name, source, &shown).await?;
+        Ok(())
     })
 }

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Router, extract::Path, routing::get};
 use berth_api::instances::{InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost};
 use berth_instances::{Instance, NewSnapshot, Snapshot};
 use http::HeaderMap;
-use serde_json::{Map, json};
+use serde_json::json;
 
-use super::{Prefix, operation};
+use super::{Target, operation};
 use crate::{
     app::Shared,
     convert::{images::progress, instances as convert, patched},
@@ -50,7 +46,7 @@ fn find<'a>(instance: &'a Instance, name: &str) -> ApiResult<&'a Snapshot> {
 
 /// The description of an operation on a snapshot.
 fn operation_on(description: &str, instance: &Instance, snapshot: &str, caller: &Caller) -> Spec {
-    let spec = operation(description, &instance.project, &instance.name, caller);
+    let spec = operation(description, instance, caller);
     spec.resource("instances_snapshots", location("/1.0/instances", instance, snapshot))
 }
 
@@ -59,8 +55,7 @@ fn fields(snapshot: &Snapshot) -> InstanceSnapshotPut {
     InstanceSnapshotPut { expires_at: convert::snapshot(snapshot).expires_at }
 }
 
-async fn list(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+async fn list(Target { prefix, instance, .. }: Target, query: Query) -> ApiResult {
     let items = instance
         .snapshots
         .iter()
@@ -69,14 +64,11 @@ async fn list(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name
 }
 
 async fn create(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
+    Target { app, instance, .. }: Target,
     caller: Caller,
     Json(post): Json<InstanceSnapshotsPost>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+    let name = &instance.name;
     if instance.snapshot(&post.name).is_some() {
         return Err(ApiError::conflict(format!("Snapshot \"{name}/{}\" already exists", post.name)));
     }
@@ -85,26 +77,18 @@ async fn create(
         expires_at: post.expires_at.map(convert::date),
         stateful: post.stateful,
     };
-    let project = instance.project.clone();
-    let mut spec = operation("Snapshotting instance", &project, &name, &caller).cancellable();
+    let mut spec = operation("Snapshotting instance", &instance, &caller).cancellable();
     if let Some(snapshot) = &new.name {
         spec = spec.resource("instances_snapshots", location("/1.0/instances", &instance, snapshot));
     }
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, PROGRESS));
-        app.instances.create_snapshot(&project, &name, new, &shown).await?;
-        Ok(Map::new())
+        app.instances.create_snapshot(&instance.project, &instance.name, new, &shown).await?;
+        Ok(())
     })
 }
 
-async fn show(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, snapshot)): Path<(String, String)>,
-) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+async fn show(Target { instance, .. }: Target, Path((_, snapshot)): Path<(String, String)>) -> ApiResult {
     let snapshot = find(&instance, &snapshot)?;
     Ok(envelope::tagged(convert::snapshot(snapshot), &etag::of(&fields(snapshot))))
 }
@@ -118,52 +102,42 @@ async fn write(
 ) -> ApiResult {
     let spec = operation_on("Updating snapshot", instance, &snapshot, &caller);
     let (project, name) = (instance.project.clone(), instance.name.clone());
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
+    app.clone().operations.accept(spec, |_| async move {
         app.instances.expire_snapshot(&project, &name, &snapshot, convert::date(put.expires_at)).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }
 
 async fn replace(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, snapshot)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, snapshot)): Path<(String, String)>,
     caller: Caller,
     headers: HeaderMap,
     Json(put): Json<InstanceSnapshotPut>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     etag::check(&headers, &etag::of(&fields(find(&instance, &snapshot)?)))?;
     write(app, &instance, snapshot, put, caller).await
 }
 
 async fn patch(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, snapshot)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, snapshot)): Path<(String, String)>,
     caller: Caller,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> ApiResult {
     let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
-    let instance = prefix.find(&app, query.project(), &name)?;
     let current = fields(find(&instance, &snapshot)?);
     etag::check(&headers, &etag::of(&current))?;
     write(app, &instance, snapshot, patched(&current, &bytes)?, caller).await
 }
 
 async fn rename(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, snapshot)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, snapshot)): Path<(String, String)>,
     caller: Caller,
     Json(post): Json<InstanceSnapshotPost>,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     find(&instance, &snapshot)?;
     if post.migration {
         return Err(ApiError::invalid("Migrating a snapshot is not supported yet; copy it to a new instance instead"));
@@ -175,29 +149,22 @@ async fn rename(
         return Err(ApiError::conflict(format!("Name \"{}\" already in use", post.name)));
     }
     let spec = operation_on("Renaming snapshot", &instance, &snapshot, &caller);
-    let project = instance.project.clone();
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
-        app.instances.rename_snapshot(&project, &name, &snapshot, &post.name).await?;
-        Ok(Map::new())
+    app.clone().operations.accept(spec, |_| async move {
+        app.instances.rename_snapshot(&instance.project, &instance.name, &snapshot, &post.name).await?;
+        Ok(())
     })
 }
 
 async fn delete(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path((name, snapshot)): Path<(String, String)>,
+    Target { app, instance, .. }: Target,
+    Path((_, snapshot)): Path<(String, String)>,
     caller: Caller,
 ) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
     find(&instance, &snapshot)?;
     let spec = operation_on("Deleting snapshot", &instance, &snapshot, &caller);
-    let project = instance.project.clone();
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
-        app.instances.delete_snapshot(&project, &name, &snapshot).await?;
-        Ok(Map::new())
+    app.clone().operations.accept(spec, |_| async move {
+        app.instances.delete_snapshot(&instance.project, &instance.name, &snapshot).await?;
+        Ok(())
     })
 }
 
@@ -209,14 +176,13 @@ pub async fn restore(app: Shared, instance: &Instance, snapshot: String, statefu
     if stateful {
         return Err(ApiError::invalid(format!("Snapshot \"{own}\" holds no run state; restore it without")));
     }
-    let spec = operation("Restoring snapshot", &instance.project, &instance.name, caller)
+    let spec = operation("Restoring snapshot", instance, caller)
         .resource("instances_snapshots", location("/1.0/instances", instance, &own))
         .cancellable();
     let (project, name) = (instance.project.clone(), instance.name.clone());
-    let operations = app.operations.clone();
-    operations.accept(spec, |context| async move {
+    app.clone().operations.accept(spec, |context| async move {
         let shown: Arc<berth_images::Progress> = Arc::new(progress(context, "restore_progress"));
         app.instances.restore(&project, &name, &own, &shown).await?;
-        Ok(Map::new())
+        Ok(())
     })
 }

@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::{Router, routing::get};
 use berth_api::instances::InstanceStatePut;
 use berth_instances::{StartFrom, Status, StopRequest};
-use serde_json::Map;
 
 use super::{
-    Prefix,
+    Target,
     list::{Depth, live_state},
     operation,
 };
 use crate::{
     app::{App, Shared},
-    http::{ApiError, ApiResult, Caller, Json, Query, envelope},
+    http::{ApiError, ApiResult, Caller, Json, envelope},
 };
 
 pub fn routes(base: &str) -> Router<Shared> {
@@ -100,28 +95,18 @@ impl Change {
     }
 }
 
-async fn show(State(app): State<Shared>, prefix: Prefix, query: Query, Path(name): Path<String>) -> ApiResult {
-    let instance = prefix.find(&app, query.project(), &name)?;
+async fn show(Target { app, instance, .. }: Target) -> ApiResult {
+    let name = &instance.name;
     let state = live_state(&app, &instance, Depth::Whole).await;
     Ok(envelope::sync(state.ok_or_else(|| ApiError::not_found(format!("Instance \"{name}\" not found")))?))
 }
 
-async fn change(
-    State(app): State<Shared>,
-    prefix: Prefix,
-    query: Query,
-    Path(name): Path<String>,
-    caller: Caller,
-    Json(put): Json<InstanceStatePut>,
-) -> ApiResult {
+async fn change(Target { app, instance, .. }: Target, caller: Caller, Json(put): Json<InstanceStatePut>) -> ApiResult {
     let change = Change::parse(&put)?;
-    let project = query.project().to_owned();
-    prefix.find(&app, &project, &name)?;
-    let spec = operation(change.description(), &project, &name, &caller);
-    let operations = app.operations.clone();
-    operations.accept(spec, |_| async move {
-        change.apply(&app, &project, &name).await?;
-        Ok(Map::new())
+    let spec = operation(change.description(), &instance, &caller);
+    app.clone().operations.accept(spec, |_| async move {
+        change.apply(&app, &instance.project, &instance.name).await?;
+        Ok(())
     })
 }
 
