@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::exec::{InstanceMetadata as ImageMetadata, InstanceMetadataTemplate as ImageMetadataTemplate};
-use crate::{Time, instances::InstanceType, or_default};
+use crate::{Config, Devices, Time, instances::InstanceType, or_default};
 
 /// An image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,4 +253,35 @@ pub struct ImageAliasesEntryPut {
 pub struct ImageAliasesEntryPost {
     /// New name.
     pub name: String,
+}
+
+/// Berth's own: the machines for which an image is to be made warm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageWarmPost {
+    /// Configuration, as of an instance.
+    #[serde(deserialize_with = "or_default")]
+    pub config: Config,
+    /// Devices, as of an instance.
+    #[serde(deserialize_with = "or_default")]
+    pub devices: Devices,
+    /// Profiles; those of the image if there are none.
+    pub profiles: Option<Vec<String>>,
+}
+
+/// Berth's own: a run of an image from which new virtual machines go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageWarm {
+    /// Storage pool it is in.
+    pub pool: String,
+    /// CPUs of such a machine.
+    pub cpus: u64,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Bytes of its root disk.
+    pub disk: u64,
+    /// Number of its network interfaces.
+    pub nics: u64,
+    /// When the run was saved.
+    pub created_at: Time,
 }

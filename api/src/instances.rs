@@ -173,6 +173,9 @@ pub struct InstanceSource {
     /// Fingerprint of the image a migrated instance was made from.
     #[serde(rename = "base-image", skip_serializing_if = "String::is_empty")]
     pub base_image: String,
+    /// Berth's own: a virtual machine that goes on from a run of the image that was saved when it was ready.
+    #[serde(skip_serializing_if = "is_false")]
+    pub warm: bool,
     /// `pull` or `push`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mode: String,

@@ -45,6 +45,12 @@ pub fn apply(proc: &OwnedFd, log: &Log) -> io::Result<()> {
     }
 }
 
+/// Sets the name in a guest whose root can be written. The file first: what sets the name by it must not set the old one.
+pub fn set(name: &str) -> io::Result<()> {
+    keep(name)?;
+    Ok(rustix::system::sethostname(name.as_bytes())?)
+}
+
 /// Writes the file if it says something else; tells whether it did.
 fn keep(name: &str) -> io::Result<bool> {
     if fs::read_to_string(FILE).is_ok_and(|old| old.trim() == name) {

@@ -12,6 +12,8 @@ use rustix::{
     time::{ClockId, Timespec, clock_settime},
 };
 
+use crate::identity;
+
 /// Most random bytes taken at once.
 const MAX_ENTROPY: usize = 512;
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` of `linux/random.h`.
@@ -29,8 +31,10 @@ struct Entropy {
 /// Does everything, whatever fails of it.
 pub fn apply(welcome: &Welcome) -> Reply {
     let steps = [("set the clock", set_clock(welcome.time_ns)), ("renew its random numbers", reseed(&welcome.entropy))];
-    let failed: Vec<_> =
+    let mut failed: Vec<_> =
         steps.into_iter().filter_map(|(what, step)| Some(format!("cannot {what}: {}", step.err()?))).collect();
+    // With random numbers of its own.
+    failed.extend(welcome.identity.iter().flat_map(identity::assume));
     if failed.is_empty() {
         return Reply::Done;
     }

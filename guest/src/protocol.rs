@@ -14,9 +14,12 @@ pub const USER_SPACE_MARK: &str = "berth-agent: user space";
 /// What the agent prints on the console when it listens, in the guest's real root, just before it dials out.
 pub const AGENT_MARK: &str = "berth-agent: up";
 /// Version of this protocol; told in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Agents of this version and above understand [`Welcome`].
 pub const WELCOME_VERSION: u32 = 2;
+
+/// Agents of this version and above understand [`Welcome::identity`].
+pub const IDENTITY_VERSION: u32 = 3;
 
 /// First message of the agent on the ready connection, which then stays open for the life of the agent. The host answers
 /// with [`Welcome`] or not at all.
@@ -40,6 +43,18 @@ pub struct Welcome {
     pub time_ns: u64,
     /// Random bytes for the guest's kernel, which must not go on with those it was saved with.
     pub entropy: Vec<u8>,
+    /// Who the guest is, if it is not the one that was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// What tells a guest from the one whose saved state it goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Host name.
+    pub hostname: String,
+    /// MAC addresses of its network devices, in the order in which it finds them.
+    pub hwaddrs: Vec<[u8; 6]>,
 }
 
 /// What the host asks. One request a connection.

@@ -21,7 +21,7 @@ fn value<'a>(config: &'a Config, key: &str) -> Option<&'a str> {
 }
 
 /// Whether there is anything to be told, or somebody who waits to be told.
-fn wanted(config: &Config) -> bool {
+pub(crate) fn is_wanted(config: &Config) -> bool {
     let keys = ["user-data", "vendor-data", "network-config"];
     keys.iter().any(|key| value(config, key).is_some())
         || config.get("user.meta-data").is_some_and(|value| !value.is_empty())
@@ -62,7 +62,7 @@ pub(crate) fn meta_data(volatile: &Config, name: &str, config: &Config) -> Optio
 
 /// The files of the data source NoCloud, by name; `None` if nobody waits for them.
 pub(crate) fn files(volatile: &Config, name: &str, config: &Config) -> Option<Vec<(&'static str, String)>> {
-    if !wanted(config) {
+    if !is_wanted(config) {
         return None;
     }
     let text = |key: &str| value(config, key).unwrap_or(NOTHING).to_owned();

@@ -125,13 +125,61 @@ impl Document for BackupDoc {
 pub(crate) struct VolatileDoc {
     pub values: Config,
     pub last_used_at: Option<Timestamp>,
-    /// Its run state was saved when it stopped, and nothing of it has run since.
-    #[serde(default)]
-    pub stateful: bool,
+    /// The run state in its volume.
+    pub kept: Kept,
+}
+
+/// A run state from which an instance goes on when it is started next. Nothing of it has run since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kept {
+    /// None; what there is in the volume counts for nothing.
+    #[default]
+    Nothing,
+    /// It was saved when the instance stopped.
+    Own,
+    /// It is that of the warm image from which the instance was made.
+    Anothers,
 }
 
 impl Document for VolatileDoc {
     const KIND: &'static str = "volatile state";
+    const VERSION: u32 = 2;
+
+    fn upgrade(_version: u32, mut value: Value) -> Result<Value, String> {
+        // Version 1 knew states of the instance itself only, and its first form none.
+        let own = value["stateful"] == true;
+        value["kept"] = serde_json::json!(if own { Kept::Own } else { Kept::Nothing });
+        Ok(value)
+    }
+}
+
+/// `warm/<name of the volume>`: a virtual machine that was booted from an image and saved when it was ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WarmDoc {
+    /// The image.
+    pub fingerprint: String,
+    pub pool: String,
+    pub shape: Shape,
+    /// By which programs: others may build the machine otherwise.
+    pub programs: String,
+    pub created_at: Timestamp,
+}
+
+/// What machines must have in common to go on from the same state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shape {
+    pub vcpus: u8,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of the root disk.
+    pub disk: u64,
+    /// MTU of each network interface, if it is given.
+    pub nics: Vec<Option<u32>>,
+}
+
+impl Document for WarmDoc {
+    const KIND: &'static str = "warm image";
     const VERSION: u32 = 1;
 }
 
@@ -206,6 +254,13 @@ pub(crate) fn backup_key(instance: Uuid, name: &str) -> Key {
     Key::new(&["backup", &instance.simple().to_string(), name])
 }
 
+pub(crate) fn warm_key(volume: Option<Uuid>) -> Key {
+    match volume {
+        Some(volume) => Key::new(&["warm", &volume.simple().to_string()]),
+        None => Key::new(&["warm"]),
+    }
+}
+
 pub(crate) fn volatile_key(uuid: Uuid) -> Key {
     Key::new(&["vola", &uuid.simple().to_string()])
 }
@@ -241,6 +296,21 @@ pub(crate) fn project_key(name: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn run_states_of_the_first_version_are_the_instances_own() {
+        let store = berth_store::mem::MemStore::new();
+        let key = volatile_key(Uuid::new_v4());
+        for (stateful, kept) in [(None, Kept::Nothing), (Some(false), Kept::Nothing), (Some(true), Kept::Own)] {
+            let mut old = serde_json::json!({"v": 1, "values": {}, "last_used_at": null});
+            if let Some(stateful) = stateful {
+                old["stateful"] = stateful.into();
+            }
+            berth_store::Store::txn(&store, berth_store::Txn::new().put(key.clone(), old.to_string())).await.unwrap();
+            let read = berth_store::doc::get::<VolatileDoc>(&store, &key).await.unwrap().unwrap();
+            assert_eq!(read.doc.kept, kept);
+        }
+    }
 
     #[tokio::test]
     async fn instances_of_the_first_version_are_read() {

@@ -32,9 +32,9 @@ pub use backups::Upload;
 pub use devlxd::Door;
 pub use drivers::{ConsoleSession, ExecIo, ExecSession, Helpers, Reader, Writer};
 pub use error::{Error, Result};
-pub use manager::{Deps, Instances, Loan, ReservedBackup};
+pub use manager::{Deps, Instances, Loan, ReservedBackup, Warm};
 pub use model::{
     Backup, Config, CreateRequest, Devices, Instance, Kind, LifecycleEvent, MoveRequest, NewBackup, NewSnapshot,
-    Original, Snapshot, Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update,
+    Original, Snapshot, Source, StartFrom, StateReport, Status, StopRequest, Trouble, TroubleKind, Update, WarmImage,
 };
 pub use names::check as check_name;

@@ -225,6 +225,12 @@ pub enum Source {
         /// Fingerprint.
         fingerprint: String,
     },
+    /// The same for a virtual machine that goes on from a run of the image that was saved when it was ready; the first one
+    /// of its configuration makes that run.
+    Warm {
+        /// Fingerprint.
+        fingerprint: String,
+    },
     /// Another instance, or a snapshot of it. Of its configuration, devices and profiles comes along what the request does
     /// not say otherwise; its kind is kept.
     Copy(Original),
@@ -275,6 +281,23 @@ pub struct CreateRequest {
     pub description: String,
     /// Delete it when it stops.
     pub ephemeral: bool,
+}
+
+/// A run of an image from which new virtual machines can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmImage {
+    /// Pool it is in.
+    pub pool: String,
+    /// CPUs of such a machine.
+    pub vcpus: u8,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Bytes of its root disk.
+    pub disk: u64,
+    /// Number of its network interfaces.
+    pub nics: usize,
+    /// When the run was saved.
+    pub created_at: Timestamp,
 }
 
 /// New values of everything that may be changed.

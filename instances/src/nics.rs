@@ -14,17 +14,34 @@ pub(crate) struct Nics<'a> {
     networks: &'a Networks,
     requests: Vec<NicRequest>,
     attached: Vec<(String, String)>,
+    connection: Connection,
+}
+
+/// When a virtual machine's interfaces are put on their networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    AtOnce,
+    Later,
 }
 
 impl<'a> Nics<'a> {
     /// The interfaces that `instance` wants.
     pub(crate) fn wanted(networks: &'a Networks, instance: &Instance) -> Result<Self> {
-        Ok(Self { networks, requests: requests(instance)?, attached: Vec::new() })
+        Ok(Self::of(networks, requests(instance)?))
+    }
+
+    /// The same for a virtual machine that nobody is to hear of, before [`connect`] if ever.
+    pub(crate) fn unconnected(networks: &'a Networks, instance: &Instance) -> Result<Self> {
+        Ok(Self { connection: Connection::Later, ..Self::wanted(networks, instance)? })
     }
 
     /// Those that `after` wants and `before`, as far as it has them, does not.
     pub(crate) fn added(networks: &'a Networks, before: &Instance, after: &Instance) -> Result<Self> {
-        Ok(Self { networks, requests: difference(after, before)?, attached: Vec::new() })
+        Ok(Self::of(networks, difference(after, before)?))
+    }
+
+    fn of(networks: &'a Networks, requests: Vec<NicRequest>) -> Self {
+        Self { networks, requests, attached: Vec::new(), connection: Connection::AtOnce }
     }
 
     /// Moves one end of a new link for each interface into a container's network namespace.
@@ -41,9 +58,12 @@ impl<'a> Nics<'a> {
     pub(crate) async fn attach_vm(&mut self) -> Result<Vec<Tap>> {
         let mut taps = Vec::new();
         for request in &self.requests {
-            let (nic, tap) = self.networks.attach_vm(request).await?;
-            self.attached.push((request.device.clone(), nic.host_name));
-            taps.push(Tap { fd: tap, hwaddr: request.hwaddr.0, mtu: request.mtu });
+            let (host_name, fd) = self.networks.make_tap(request).await?;
+            self.attached.push((request.device.clone(), host_name.clone()));
+            if self.connection == Connection::AtOnce {
+                self.networks.connect_tap(request, &host_name).await?;
+            }
+            taps.push(Tap { fd, hwaddr: request.hwaddr.0, mtu: request.mtu });
         }
         Ok(taps)
     }
@@ -84,6 +104,16 @@ pub(crate) async fn detach_gone(networks: &Networks, before: &Instance, after: &
         }
     }
     Ok(gone)
+}
+
+/// Puts the interfaces that a virtual machine is remembered to have on their networks, as far as they are not.
+pub(crate) async fn connect(networks: &Networks, instance: &Instance) -> Result<()> {
+    for request in requests(instance)? {
+        if let Some(host_name) = instance.volatile.get(&host_name_key(&request.device)) {
+            networks.connect_tap(&request, host_name).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes away the links that `instance` is remembered to have. Harmless if they are gone.

@@ -47,6 +47,8 @@ impl Places {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub name: String,
+    /// What the guest is told to call itself when it boots; none for one that is told later.
+    pub hostname: Option<String>,
     pub uuid: Uuid,
     pub places: Places,
     pub volume: PathBuf,
@@ -99,6 +101,7 @@ impl Plan {
         let number = |key: &str| instance.volatile.get(key).and_then(|value| value.parse().ok());
         Ok(Self {
             name: instance.name.clone(),
+            hostname: Some(instance.name.clone()),
             uuid: instance.uuid,
             places,
             volume,

@@ -79,6 +79,20 @@ impl Port {
     }
 }
 
+/// A new tap; none if its name is taken.
+async fn open_tap(name: &str) -> io::Result<Option<OwnedFd>> {
+    let name = name.to_owned();
+    match tokio::task::spawn_blocking(move || tap::open(&name)).await.map_err(io::Error::other)? {
+        Ok(tap) => Ok(Some(tap)),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let reason = "the kernel has no tap devices (/dev/net/tun): load its module tun";
+            Err(io::Error::new(io::ErrorKind::NotFound, reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a name is one that we give to host ends.
 pub(crate) fn is_port_name(name: &str) -> bool {
     [Port::Veth, Port::Tap].iter().any(|port| {
@@ -120,36 +134,34 @@ impl Networks {
         Err(failed()(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// Gives a virtual machine its card: a tap in the bridge, with the virtio-net header of 12 bytes.
+    /// Makes a virtual machine's card, with the virtio-net header of 12 bytes; gives its name and its end. Until
+    /// [`connect_tap`](Self::connect_tap) it leads nowhere and takes no frame.
     ///
     /// The link is there as long as the descriptor or a copy of it is open.
-    pub async fn attach_vm(&self, request: &NicRequest) -> Result<(Nic, OwnedFd), NetworkError> {
-        let bridge = self.bridge_for(request).await?;
-        let mtu = request.mtu.unwrap_or(bridge.mtu);
+    pub async fn make_tap(&self, request: &NicRequest) -> Result<(String, OwnedFd), NetworkError> {
+        // What can never be connected is told at once.
+        self.bridge_for(request).await?;
         let failed = || NetworkError::link(describe(request));
         for _ in 0..ATTEMPTS {
             let host_name = Port::Tap.random_name();
-            let name = host_name.clone();
-            let opened = tokio::task::spawn_blocking(move || tap::open(&name)).await;
-            let tap = match opened.map_err(|error| failed()(io::Error::other(error)))? {
-                Ok(tap) => tap,
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let reason = "the kernel has no tap devices (/dev/net/tun): load its module tun";
-                    return Err(failed()(io::Error::new(io::ErrorKind::NotFound, reason)));
-                }
-                Err(error) => return Err(failed()(error)),
-            };
-            let gone = || failed()(io::ErrorKind::NotFound.into());
-            let link = self.inner.links.find(&host_name).await.map_err(failed())?.ok_or_else(gone)?;
-            self.register(request, &host_name).await?;
-            if let Err(error) = self.inner.links.join(link.index, bridge.index, mtu).await {
-                self.unregister(request, &host_name).await?;
-                return Err(failed()(error));
+            if let Some(tap) = open_tap(&host_name).await.map_err(failed())? {
+                return Ok((host_name, tap));
             }
-            return Ok((Nic { host_name, mtu }, tap));
         }
         Err(failed()(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Puts a virtual machine's card on its network. One that is in a bridge stays as it is.
+    pub async fn connect_tap(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
+        let bridge = self.bridge_for(request).await?;
+        let failed = || NetworkError::link(describe(request));
+        let gone = || failed()(io::ErrorKind::NotFound.into());
+        let link = self.inner.links.find(host_name).await.map_err(failed())?.ok_or_else(gone)?;
+        if link.controller.is_some() {
+            return Ok(());
+        }
+        self.register(request, host_name).await?;
+        self.inner.links.join(link.index, bridge.index, request.mtu.unwrap_or(bridge.mtu)).await.map_err(failed())
     }
 
     /// Takes a card away; it does not matter what there is of it. `host_name` may be empty if it is not known.

@@ -231,17 +231,27 @@ fn a_virtual_machine_gets_a_tap() {
     on_own_host("a_virtual_machine_gets_a_tap", || async {
         let (_dir, _store, networks) = fresh().await;
         let request = request("berthbr0", "vm");
-        let (nic, tap) = networks.attach_vm(&request).await.unwrap();
-        assert!(sh("ip -o link show master berthbr0").contains(&nic.host_name));
-        let details = sh(&format!("ip -d link show {}", nic.host_name));
+        let (name, tap) = networks.make_tap(&request).await.unwrap();
+        let ports = || sh("ip -o link show master berthbr0");
+        let details = sh(&format!("ip -d link show {name}"));
         assert!(details.contains("tun type tap") && details.contains("vnet_hdr on"), "{details}");
-        assert!(details.contains("persist off"), "{details}");
+        assert!(details.contains("persist off") && details.contains("state DOWN"), "{details}");
+        let frame = [0; 12 + 60];
+        let refused = rustix::io::write(&tap, &frame).unwrap_err();
+        assert_eq!((ports(), refused), (String::new(), rustix::io::Errno::IO), "it leads nowhere yet");
+        for _ in 0..2 {
+            networks.connect_tap(&request, &name).await.unwrap();
+            assert!(ports().contains(&name));
+        }
+        assert_eq!(rustix::io::write(&tap, &frame), Ok(frame.len()));
         let copy = tap.try_clone().unwrap();
         drop(tap);
-        assert!(sh("ip -o link").contains(&nic.host_name));
+        assert!(sh("ip -o link").contains(&name));
         drop(copy);
-        assert!(!sh("ip -o link").contains(&nic.host_name));
-        networks.detach(&request, &nic.host_name).await.unwrap();
+        assert!(!sh("ip -o link").contains(&name));
+        networks.detach(&request, &name).await.unwrap();
+        let nowhere = NicRequest { network: "nowhere0".to_owned(), ..request };
+        assert!(matches!(networks.make_tap(&nowhere).await, Err(NetworkError::NotFound(_))));
     });
 }
 

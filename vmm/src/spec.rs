@@ -62,7 +62,19 @@ pub enum OriginSpec {
         state: FdIndex,
         /// Its RAM, which is mapped, never written, and must not change while the machine runs.
         ram: FdIndex,
+        /// Who goes on.
+        heir: Heir,
     },
+}
+
+/// Who goes on from a saved state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heir {
+    /// The machine that was saved.
+    Itself,
+    /// Another one, which has to be told its name and its addresses before anybody hears of it.
+    Another,
 }
 
 impl OriginSpec {

@@ -11,7 +11,7 @@ use berth_api::{
 };
 use clap::Subcommand;
 
-use super::{image_transfer, launch::fingerprint};
+use super::{image_transfer, image_warm::Warm, launch::fingerprint};
 use crate::{
     complete, editor,
     output::{self, Format, Table, date, size},
@@ -138,6 +138,7 @@ pub enum Image {
         /// Key
         key: String,
     },
+    Warm(Warm),
 }
 
 /// Work with aliases
@@ -197,6 +198,10 @@ impl Image {
                 let title = format!("Building {distribution}");
                 let operation = context.run(Method::POST, &Endpoint::new(&["images"]), Some(&post), &title).await?;
                 image_transfer::tell(operation.as_ref())
+            }
+            Self::Warm(warm) => {
+                let (endpoint, _) = find(context, &warm.image).await?;
+                warm.run(context, &endpoint).await
             }
             Self::Delete { images } => {
                 for image in &images {

@@ -72,6 +72,9 @@ pub struct Init {
     /// A virtual machine, not a container
     #[arg(long)]
     vm: bool,
+    /// Go on from a run of the image that was saved when it was ready; the first time makes that run
+    #[arg(long, requires = "vm", conflicts_with = "empty")]
+    warm: bool,
     /// Description
     #[arg(long)]
     description: Option<String>,
@@ -79,10 +82,15 @@ pub struct Init {
 
 impl Launch {
     pub async fn run(self, context: &Context) -> Result<()> {
+        let warm = self.init.warm;
         let name = self.init.run(context).await?;
         say(context, &format!("Starting {name}"))?;
-        power::start(context, &name, self.wait)
-            .await
+        let started = if warm {
+            power::go_on(context, &name, self.wait).await
+        } else {
+            power::start(context, &name, self.wait).await
+        };
+        started
             .with_context(|| format!("`{name}` was created but did not start (see `berth info {name} --show-log`)"))?;
         if self.console { console::attach(context, &name, false).await } else { Ok(()) }
     }
@@ -151,7 +159,7 @@ impl Init {
         };
         let image = target::required(image, "image")?;
         let fingerprint = fingerprint(context, image).await?;
-        Ok(InstanceSource { kind: "image".into(), fingerprint, ..InstanceSource::default() })
+        Ok(InstanceSource { kind: "image".into(), fingerprint, warm: self.warm, ..InstanceSource::default() })
     }
 
     /// Adds the devices of --device, --network and --storage.

@@ -11,6 +11,7 @@ pub mod file;
 mod file_transfer;
 pub mod image;
 mod image_transfer;
+mod image_warm;
 pub mod info;
 pub mod launch;
 pub mod list;

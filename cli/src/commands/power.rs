@@ -152,9 +152,15 @@ impl Names {
     }
 }
 
-/// Starts one instance.
+/// Boots one instance.
 pub async fn start(context: &Context, name: &str, wait: bool) -> Result<()> {
     let change = InstanceStatePut { action: "start".into(), wait, ..InstanceStatePut::default() };
+    apply(context, name, &change, "Starting").await
+}
+
+/// Lets one instance go on from the run state it has.
+pub async fn go_on(context: &Context, name: &str, wait: bool) -> Result<()> {
+    let change = InstanceStatePut { action: "start".into(), wait, stateful: true, ..InstanceStatePut::default() };
     apply(context, name, &change, "Starting").await
 }
 

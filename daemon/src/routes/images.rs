@@ -11,7 +11,10 @@ use axum::{
 };
 use berth_api::images::{ImagePut, ImagesPost, ImagesPostSource};
 use berth_images::{BuildRequest, ExportFiles, ImageInfo, ImageUpdate};
-use berth_instances::projects::{Change, Feature};
+use berth_instances::{
+    Warm,
+    projects::{Change, Feature},
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
@@ -19,7 +22,7 @@ use serde_json::{Map, Value, json};
 use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
-use super::{publish, upload, vm_view};
+use super::{publish, upload, vm_view, warm};
 use crate::{
     access::Access,
     app::{App, Shared},
@@ -40,6 +43,7 @@ pub fn routes() -> Router<Shared> {
         .route("/1.0/images/{fingerprint}", get(show).put(replace).patch(patch).delete(delete))
         .route("/1.0/images/{fingerprint}/export", get(export))
         .route("/1.0/images/{fingerprint}/refresh", post(refresh))
+        .route("/1.0/images/{fingerprint}/warm", get(warm::list).post(warm::make).delete(warm::remove))
 }
 
 /// Fails as if there were no such image if the caller may only see public ones and this is none.
@@ -200,6 +204,7 @@ async fn delete(State(app): State<Shared>, query: Query, Path(fingerprint): Path
     let spec = Spec::new("Deleting image", Some(&owner), &caller).resource("images", location.clone());
     app.clone().operations.accept(spec, |_| async move {
         app.images.delete(&owner, &image.fingerprint).await?;
+        app.instances.cool_down(Warm::Image(&image.fingerprint)).await?;
         app.happened("image-deleted", &location, Some(&owner), &caller);
         Ok(())
     })

@@ -18,6 +18,7 @@ mod server;
 mod storage;
 mod upload;
 mod vm_view;
+mod warm;
 mod warnings;
 
 use axum::{Router, response::Response, routing::get};

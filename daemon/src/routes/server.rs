@@ -129,6 +129,7 @@ const EXTENSIONS: &[&str] = &[
     "berth_image_vm_view",
     "berth_instance_export",
     "berth_state_wait",
+    "berth_warm",
 ];
 
 pub fn routes() -> Router<Shared> {

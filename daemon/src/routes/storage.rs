@@ -10,7 +10,7 @@ use berth_api::{
     resources::{ResourcesStoragePool, ResourcesUsage},
     storage::{StoragePoolPut, StoragePoolsPost, StorageVolume},
 };
-use berth_instances::{Instance, Kind};
+use berth_instances::{Instance, Kind, Warm};
 use berth_storage::Pool;
 use http::HeaderMap;
 use serde_json::json;
@@ -101,6 +101,8 @@ async fn delete(State(app): State<Shared>, Path(name): Path<String>, caller: Cal
             "The storage pool \"{name}\" is currently in use by {user}; remove that first"
         )));
     }
+    // Nobody made them for their own sake, and nobody could find them in the way.
+    app.instances.cool_down(Warm::Pool(&name)).await?;
     app.pools.delete_pool(&name).await?;
     app.happened("storage-pool-deleted", &location(&name), None, &caller);
     Ok(envelope::empty())

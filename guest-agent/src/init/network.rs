@@ -11,11 +11,8 @@ use super::{
     dhcp::{self, Answer, Lease, Say},
     sys,
 };
-use crate::log::Log;
+use crate::{links, log::Log};
 
-const INTERFACES: &str = "/sys/class/net";
-/// Ethernet in `type` of an interface (`ARPHRD_ETHER`).
-const ETHERNET: &str = "1";
 /// How long to wait for an answer at first; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -25,39 +22,28 @@ const STACK: usize = 256 * 1024;
 
 /// Takes all interfaces up; addresses come in the background.
 pub fn bring_up(log: &Log) {
-    if let Err(e) = sys::up("lo") {
+    if let Err(e) = links::up("lo") {
         log.line(format_args!("cannot take lo up: {e}"));
     }
-    let Ok(entries) = fs::read_dir(INTERFACES) else { return };
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let Some(mac) = hardware_address(&name) else { continue };
-        let outcome = sys::up(&name).and_then(|()| {
+    for name in links::ethernet() {
+        let interface = name.clone();
+        let outcome = links::up(&name).and_then(|()| {
             let log = log.try_clone()?;
             let serve = move || {
-                let Err(e) = keep(&name, mac, &log);
-                log.line(format_args!("{name} gets no address: {e}"));
+                let Err(e) = keep(&interface, &log);
+                log.line(format_args!("{interface} gets no address: {e}"));
             };
             thread::Builder::new().stack_size(STACK).spawn(serve)
         });
         if let Err(e) = outcome {
-            log.line(format_args!("cannot take {} up: {e}", entry.path().display()));
+            log.line(format_args!("cannot take {name} up: {e}"));
         }
     }
 }
 
-/// Hardware address of an Ethernet interface.
-fn hardware_address(name: &str) -> Option<[u8; 6]> {
-    let read = |what: &str| fs::read_to_string(format!("{INTERFACES}/{name}/{what}")).ok();
-    let ethernet = read("type")?.trim() == ETHERNET && fs::exists(format!("{INTERFACES}/{name}/device")).ok()?;
-    let parts: Vec<u8> =
-        read("address")?.trim().split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    if ethernet { parts.try_into().ok() } else { None }
-}
-
 /// Has an address for as long as the guest lives.
-fn keep(name: &str, mac: [u8; 6], log: &Log) -> io::Result<std::convert::Infallible> {
-    let client = Client { socket: sys::socket_on(name, dhcp::CLIENT_PORT)?, mac };
+fn keep(name: &str, log: &Log) -> io::Result<std::convert::Infallible> {
+    let client = Client { socket: sys::socket_on(name, dhcp::CLIENT_PORT)?, name };
     let mut lease: Option<Lease> = None;
     loop {
         let granted = match &lease {
@@ -79,12 +65,12 @@ fn keep(name: &str, mac: [u8; 6], log: &Log) -> io::Result<std::convert::Infalli
     }
 }
 
-struct Client {
+struct Client<'a> {
     socket: UdpSocket,
-    mac: [u8; 6],
+    name: &'a str,
 }
 
-impl Client {
+impl Client<'_> {
     /// Asks until a server grants an address.
     fn obtain(&self) -> io::Result<Option<Lease>> {
         let mut wait = FIRST_WAIT;
@@ -117,7 +103,9 @@ impl Client {
     fn ask(&self, say: Say, wait: Duration) -> io::Result<Option<Answer>> {
         let transaction = rand();
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let message = dhcp::message(say, transaction, self.mac, &host_name);
+        // Asked each time: a guest that goes on from another's state has got another one.
+        let mac = links::hardware_address(self.name).ok_or(io::ErrorKind::NotFound)?;
+        let message = dhcp::message(say, transaction, mac, &host_name);
         // The link may be down for the moment: the time until the next attempt passes all the same.
         let _ = self.socket.send_to(&message, (Ipv4Addr::BROADCAST, dhcp::SERVER_PORT));
         let deadline = Instant::now() + wait;
@@ -130,7 +118,7 @@ impl Client {
             self.socket.set_read_timeout(Some(left))?;
             match self.socket.recv(&mut buffer) {
                 Ok(length) => {
-                    if let Some(answer) = dhcp::parse(&buffer[..length], transaction, self.mac) {
+                    if let Some(answer) = dhcp::parse(&buffer[..length], transaction, mac) {
                         return Ok(Some(answer));
                     }
                 }

@@ -1,12 +1,14 @@
-//! Signals of process 1, and the requests to the kernel that set a network interface up.
+//! Signals of process 1, and the requests to the kernel that give a network interface its address.
 
 use std::{
     io,
     mem::{MaybeUninit, size_of},
     net::{Ipv4Addr, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::AsRawFd,
     time::Duration,
 };
+
+use crate::links::{self, check, udp};
 
 /// What process 1 is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +75,6 @@ pub fn signal_all(signal: i32) {
     unsafe { libc::kill(-1, signal) };
 }
 
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn udp() -> io::Result<OwnedFd> {
-    // SAFETY: a plain system call without pointers.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    check(fd)?;
-    // SAFETY: the kernel made this descriptor just now for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 fn address(ip: Ipv4Addr, port: u16) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
@@ -121,35 +111,6 @@ pub fn socket_on(interface: &str, port: u16) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// A request about an interface; the name ends with a zero.
-fn request(interface: &str) -> io::Result<libc::ifreq> {
-    // SAFETY: all zeros is a valid value of this structure of integers and their unions.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
-    Ok(request)
-}
-
-fn ioctl(number: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
-    let socket = udp()?;
-    // SAFETY: all requests of this module take a `struct ifreq`, which lives through the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), number, request) })
-}
-
-/// Takes an interface up.
-pub fn up(interface: &str) -> io::Result<()> {
-    let mut flags = request(interface)?;
-    ioctl(libc::SIOCGIFFLAGS, &mut flags)?;
-    // SAFETY: the kernel has just filled in this member.
-    let now = unsafe { flags.ifr_ifru.ifru_flags };
-    flags.ifr_ifru.ifru_flags = now | libc::IFF_UP as libc::c_short;
-    ioctl(libc::SIOCSIFFLAGS, &mut flags)
-}
-
 fn generic(ip: Ipv4Addr) -> libc::sockaddr {
     // SAFETY: both are plain data of the same size; this is how an IPv4 address is told in a generic one.
     unsafe { std::mem::transmute(address(ip, 0)) }
@@ -157,11 +118,11 @@ fn generic(ip: Ipv4Addr) -> libc::sockaddr {
 
 /// Gives an interface its address.
 pub fn set_address(interface: &str, ip: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
-    let mut request = request(interface)?;
+    let mut request = links::request(interface)?;
     request.ifr_ifru.ifru_addr = generic(ip);
-    ioctl(libc::SIOCSIFADDR, &mut request)?;
+    links::ioctl(libc::SIOCSIFADDR, &mut request)?;
     request.ifr_ifru.ifru_addr = generic(mask);
-    ioctl(libc::SIOCSIFNETMASK, &mut request)
+    links::ioctl(libc::SIOCSIFNETMASK, &mut request)
 }
 
 /// Makes `router` the way to everywhere; one that is there already stays.

@@ -14,6 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
+use super::saved::Saved;
 use super::supervised::{self, Conversation, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Provision};
 use crate::blocking::blocking;
@@ -56,7 +57,7 @@ impl Driver for ContainerDriver {
         }
     }
 
-    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Path>) -> Result<Launch> {
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Saved>) -> Result<Launch> {
         if saved.is_some() {
             return Err(cannot_save());
         }

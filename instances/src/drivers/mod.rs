@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use self::saved::Saved;
 pub(crate) use self::supervised::{Launch, Standing};
 use crate::error::Result;
 use crate::plan::Plan;
@@ -98,9 +99,9 @@ pub(crate) trait Driver: Send + Sync {
     async fn provision(&self, volume: &Path, source: &Provision<'_>, progress: &Progress) -> Result<()>;
 
     /// Makes everything up to where the guest's first instruction would run, which [`Launch::proceed`] lets it. With
-    /// `saved`, a directory that [`save`](Self::save) filled, the guest goes on from there. On an error nothing is left
+    /// `saved`, of which [`save`](Self::save) filled the directory, the guest goes on from there. On an error nothing is left
     /// behind, except network links, which the caller made ready in `network` and takes away.
-    async fn start(&self, plan: &Plan, network: &mut crate::nics::Nics<'_>, saved: Option<&Path>) -> Result<Launch>;
+    async fn start(&self, plan: &Plan, network: &mut crate::nics::Nics<'_>, saved: Option<&Saved>) -> Result<Launch>;
 
     /// Saves the running instance into the new directory `saved`, synced. The instance stands still until the answer is
     /// dropped, and then goes on; or ends, if that is asked of it.
@@ -164,6 +165,11 @@ impl Drivers {
             container: Arc::new(container::ContainerDriver::new(helpers.container.clone())),
             vm: Arc::new(vm::VmDriver::new(helpers, images)),
         }
+    }
+
+    /// By which programs virtual machines are made, for what has to be made anew with others.
+    pub(crate) fn machine_programs(&self) -> Result<String> {
+        self.vm.programs()
     }
 
     pub(crate) fn of(&self, kind: crate::model::Kind) -> &dyn Driver {

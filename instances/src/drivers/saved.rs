@@ -3,9 +3,20 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+pub(crate) use berth_vmm::spec::Heir;
 
 use crate::error::{Error, Result};
+
+/// A state to go on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Who goes on.
+    pub heir: Heir,
+}
 
 /// Names in the directory.
 const FILES: [&str; 2] = ["machine", "ram"];

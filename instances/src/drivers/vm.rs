@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use berth_vmm::spec::{DiskSpec, NicSpec, OriginSpec, VmSpec};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::saved;
+use super::saved::{self, Saved};
 use super::supervised::{self, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision};
 use crate::blocking::blocking;
@@ -65,6 +66,17 @@ impl VmDriver {
         .await
     }
 
+    /// Tells the programs of this driver from others by the same names.
+    pub(crate) fn programs(&self) -> Result<String> {
+        let describe = |program: &Path| -> Result<String> {
+            let found = std::fs::metadata(program);
+            let found =
+                found.map_err(Error::io(format!("look at {} (it belongs beside berthd)", program.display())))?;
+            Ok(format!("{} {}.{:09}", found.len(), found.mtime(), found.mtime_nsec()))
+        };
+        Ok([describe(&self.program)?, describe(&self.agent)?].join(", "))
+    }
+
     async fn agent(&self, run_dir: &Path) -> Result<UnixStream> {
         let not_up = || {
             Error::State(
@@ -97,10 +109,10 @@ impl Driver for VmDriver {
         }
     }
 
-    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Path>) -> Result<Launch> {
+    async fn start(&self, plan: &Plan, network: &mut Nics<'_>, saved: Option<&Saved>) -> Result<Launch> {
         let disk = plan.volume.join(ROOT_DISK);
         let origin = match saved {
-            Some(saved) => Origin::Saved(saved.to_owned()),
+            Some(saved) => Origin::Saved(saved.clone()),
             None => {
                 let files = self.images.boot_files(&disk, plan.base_image.as_deref()).await?;
                 Origin::Boot { files, agent: self.agent.clone() }
@@ -242,8 +254,8 @@ fn guest_error(e: client::ClientError) -> Error {
 enum Origin {
     /// What is in its disk, and the agent.
     Boot { files: BootFiles, agent: PathBuf },
-    /// A directory with its saved state.
-    Saved(PathBuf),
+    /// A saved state.
+    Saved(Saved),
 }
 
 /// Opens everything the machine needs and names it in a specification.
@@ -255,8 +267,8 @@ fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result
     };
     let origin = match origin {
         Origin::Saved(saved) => {
-            let [state, ram] = saved::open(saved)?;
-            OriginSpec::Saved { state: add(state), ram: add(ram) }
+            let [state, ram] = saved::open(&saved.directory)?;
+            OriginSpec::Saved { state: add(state), ram: add(ram), heir: saved.heir }
         }
         Origin::Boot { files, agent } => {
             let kernel = add(open(&files.kernel)?);
@@ -318,8 +330,10 @@ fn command_line(plan: &Plan, boot: &BootFiles) -> String {
         // panic=-1: a guest that panics ends at once, so that its supervisor can tell.
         ["rw", "console=ttyS0", "panic=-1", "net.ifnames=0", initrd::RDINIT].map(str::to_owned),
     );
-    words.push(format!("{}={}", initrd::HOSTNAME_KEY, plan.name));
-    words.push(format!("systemd.hostname={}", plan.name));
+    if let Some(name) = &plan.hostname {
+        words.push(format!("{}={name}", initrd::HOSTNAME_KEY));
+        words.push(format!("systemd.hostname={name}"));
+    }
     words.join(" ")
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::launch::Power;
 use super::live::{Heard, Live, Stopping, Then};
 use super::{Answer, Command, Shared};
-use crate::documents::{InstanceDoc, Phase, SnapshotDoc, VolatileDoc, instance_key, volatile_key};
+use crate::documents::{InstanceDoc, Kept, Phase, SnapshotDoc, VolatileDoc, instance_key, volatile_key};
 use crate::drivers::{Driver, supervised};
 use crate::error::{Error, Result};
 use crate::model::{Instance, StartFrom, Status, StopRequest, TroubleKind};
@@ -142,7 +142,7 @@ impl Actor {
             devices: document.devices.clone(),
             profiles: document.profiles.clone(),
             ephemeral: document.ephemeral,
-            stateful: self.volatile.stateful,
+            stateful: self.volatile.kept != Kept::Nothing,
             created_at: document.created_at,
             last_used_at: self.volatile.last_used_at,
             pool: document.pool.clone(),
@@ -255,6 +255,13 @@ impl Actor {
 
     async fn heard(&mut self, heard: Heard) -> Next {
         match heard {
+            Heard::Ready => {
+                // Before anybody sees it.
+                self.connect().await;
+                self.show();
+                self.emit("instance-ready");
+                Next::GoOn
+            }
             Heard::Change(action) => {
                 self.show();
                 if let Some(action) = action {
@@ -280,7 +287,9 @@ impl Actor {
             || (exit.reason == ExitReason::Killed && stopping.is_none());
         self.remember_error(unexpected.then(|| exit.message.clone()));
         // A state that a start was about to use when the daemon ended is as good as before.
-        self.volatile.stateful |= exit.reason == ExitReason::Saved;
+        if exit.reason == ExitReason::Saved {
+            self.volatile.kept = Kept::Own;
+        }
         let then = match &stopping {
             Some(stopping) => stopping.then,
             // What ends by itself just when the host goes down may have been given up waiting for.

@@ -12,7 +12,7 @@ use super::{Instances, Shared};
 use crate::backups::Restored;
 use crate::devices::{self, Link};
 use crate::documents::{
-    Claim, InstanceDoc, Phase, Purpose, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
+    Claim, InstanceDoc, Kept, Phase, Purpose, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
 };
 use crate::drivers::Provision;
 use crate::error::{Error, Result};
@@ -62,10 +62,10 @@ pub(super) struct Draft {
     pub name: String,
     pub document: InstanceDoc,
     volatile: VolatileDoc,
-    expanded_config: Config,
+    pub expanded_config: Config,
     pub expanded_devices: Devices,
-    content: Content,
-    disk_size: u64,
+    pub content: Content,
+    pub disk_size: u64,
 }
 
 /// What the volume of a new instance is filled with.
@@ -73,12 +73,14 @@ pub(super) enum Content {
     Nothing,
     /// Project and fingerprint of an image.
     Image(String, String),
+    /// The same, in its warm state.
+    Warm(String, String),
     Copy(Original),
     Backup(Arc<Restored>),
 }
 
 impl Shared {
-    async fn draft(&self, project: &str, request: CreateRequest) -> Result<Draft> {
+    pub(super) async fn draft(&self, project: &str, request: CreateRequest) -> Result<Draft> {
         let name = request.name;
         names::check(&name).map_err(Error::Invalid)?;
         let kind = request.kind;
@@ -98,12 +100,12 @@ impl Shared {
         let uuid = Uuid::new_v4();
         let mut values = Config::from([("volatile.uuid".to_owned(), uuid.to_string())]);
         match &content {
-            Content::Image(..) | Content::Nothing => Trigger::Create.defer(kind, &mut values),
+            Content::Image(..) | Content::Warm(..) | Content::Nothing => Trigger::Create.defer(kind, &mut values),
             Content::Copy(_) => Trigger::Copy.defer(kind, &mut values),
             Content::Backup(_) => {}
         }
         let base = match &content {
-            Content::Image(_, fingerprint) => Some(fingerprint),
+            Content::Image(_, fingerprint) | Content::Warm(_, fingerprint) => Some(fingerprint),
             Content::Copy(original) => original.base_image.as_ref(),
             Content::Nothing | Content::Backup(_) => None,
         };
@@ -126,7 +128,7 @@ impl Shared {
                 volume: uuid,
                 phase: Phase::Creating,
             },
-            volatile: VolatileDoc { values, last_used_at: None, stateful: false },
+            volatile: VolatileDoc { values, last_used_at: None, kept: Kept::Nothing },
             expanded_config,
             expanded_devices,
             name,
@@ -150,14 +152,20 @@ impl Shared {
         source: Source,
     ) -> Result<(Content, Config, Vec<String>)> {
         let default = || vec!["default".to_owned()];
-        let fingerprint = match source {
-            Source::Image { fingerprint } => fingerprint,
+        let (fingerprint, warm) = match source {
+            Source::Image { fingerprint } => (fingerprint, false),
+            Source::Warm { fingerprint } => (fingerprint, true),
             Source::Copy(original) => return Ok((Content::Copy(original), Config::new(), default())),
             Source::Backup(restored) => return Ok((Content::Backup(restored), Config::new(), default())),
             Source::None => return Ok((Content::Nothing, Config::new(), default())),
         };
         let owner = self.projects.owner(project, Feature::Images).await?;
         let image = self.images.get(&owner, &fingerprint).await?;
+        if warm && kind != Kind::VirtualMachine {
+            return Err(Error::Invalid(
+                "only virtual machines can start warm; leave it out for a container".to_owned(),
+            ));
+        }
         if kind == Kind::VirtualMachine {
             self.images.check_bootable(&image)?;
         } else if !image.kinds.container {
@@ -167,7 +175,8 @@ impl Shared {
             )));
         }
         let profiles = if image.profiles.is_empty() { default() } else { image.profiles };
-        Ok((Content::Image(owner, image.fingerprint), image.properties, profiles))
+        let content = if warm { Content::Warm } else { Content::Image };
+        Ok((content(owner, image.fingerprint), image.properties, profiles))
     }
 
     /// Configuration and devices with the named profiles applied.
@@ -280,6 +289,7 @@ impl Instances {
             Content::Nothing => {
                 self.shared.provision(&Volume::of(document), draft.disk_size, None, progress).await?;
             }
+            Content::Warm(project, fingerprint) => self.fork(draft, project, fingerprint, progress).await?,
         }
         let key = instance_key(&draft.project, &draft.name);
         let done = doc::update::<InstanceDoc, Error, _>(&*self.shared.store, &key, |document| {

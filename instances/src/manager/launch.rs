@@ -14,6 +14,8 @@ use super::remove::remove_tree;
 use crate::blocking::blocking;
 use crate::cloud_init;
 use crate::devlxd;
+use crate::documents::Kept;
+use crate::drivers::saved::{Heir, Saved};
 use crate::error::{Error, Result};
 use crate::model::{Instance, Kind, StartFrom, Status};
 use crate::nics::{self, Nics, host_name_key};
@@ -83,19 +85,23 @@ impl Actor {
         plan.templates = due_templates(&instance, &plan).await?;
         let saved = self.saved(from, &plan.volume).await?;
         let shared = self.shared.clone();
-        let mut network = Nics::wanted(&shared.networks, &instance)?;
-        let made = self.driver().start(&plan, &mut network, saved.as_deref()).await;
+        let mut network = match &saved {
+            // It has the addresses of another one until its agent is ready.
+            Some(Saved { heir: Heir::Another, .. }) => Nics::unconnected(&shared.networks, &instance)?,
+            _ => Nics::wanted(&shared.networks, &instance)?,
+        };
+        let made = self.driver().start(&plan, &mut network, saved.as_ref()).await;
         for (device, host_name) in network.host_names() {
             self.volatile.values.insert(host_name_key(device), host_name.clone());
         }
         let launch = made.map_err(|error| self.explain(error))?;
         // One record: from here on the guest goes on, and what was saved is over.
-        self.volatile.stateful = false;
+        self.volatile.kept = Kept::Nothing;
         self.volatile.values.remove(templates::PENDING);
         self.save_volatile().await?;
         let started = launch.proceed(&plan.places.run_dir).await?;
         if let Some(saved) = saved {
-            self.forget(saved).await;
+            self.forget(saved.directory).await;
         }
         Ok(Live::new(started, door))
     }
@@ -113,6 +119,22 @@ impl Actor {
     pub(super) fn last_power(&self) -> Power {
         let running = self.volatile.values.get(POWER).is_some_and(|power| power == "RUNNING");
         if running { Power::Running } else { Power::Stopped }
+    }
+
+    /// Puts a virtual machine whose agent is ready on its networks, if it is not there yet.
+    pub(super) async fn connect(&self) {
+        let ready = self.live.as_ref().is_some_and(|live| live.agent.is_some());
+        if !ready || self.document.kind != Kind::VirtualMachine {
+            return;
+        }
+        let connected = async {
+            let view = self.view.borrow().clone();
+            let instance = self.snapshot(view.expanded_config.clone(), view.expanded_devices.clone());
+            nics::connect(&self.shared.networks, &instance).await
+        };
+        if let Err(e) = connected.await {
+            self.leftover(format!("it has no network: {e}; stop and start it"));
+        }
     }
 
     /// Makes the place where the instance asks about itself, if it is to have one.
@@ -170,7 +192,7 @@ async fn due_templates(instance: &Arc<Instance>, plan: &Plan) -> Result<Template
 }
 
 /// Makes the run and log directories, for root only.
-async fn make_directories(places: &Places) -> Result<()> {
+pub(super) async fn make_directories(places: &Places) -> Result<()> {
     remove_tree(&places.run_dir).await?;
     for path in [&places.run_dir, &places.log_dir] {
         let mut builder = tokio::fs::DirBuilder::new();

@@ -54,6 +54,8 @@ pub(super) enum Then {
 pub(super) enum Heard {
     /// Something changed that others may want to see.
     Change(Option<&'static str>),
+    /// The agent is up.
+    Ready,
     /// It ended.
     End,
 }
@@ -85,7 +87,7 @@ impl Live {
             }
             Event::AgentReady(hello) => {
                 self.agent = Some(hello);
-                Heard::Change(Some("instance-ready"))
+                Heard::Ready
             }
             Event::AgentLost => {
                 self.agent = None;

@@ -26,6 +26,7 @@ mod snapshots;
 mod stateful;
 mod use_running;
 mod volumes;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ use berth_images::Images;
 use berth_network::Networks;
 use berth_storage::Pools;
 use berth_store::Store;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::backups::ReservedBackup;
@@ -43,6 +44,7 @@ pub use self::lend::Loan;
 use self::live::Then;
 use self::origin::OriginWork;
 use self::snapshots::Work;
+pub use self::warm::Warm;
 use crate::devlxd::Door;
 use crate::drivers::{Drivers, Helpers};
 use crate::error::{Error, Result};
@@ -95,6 +97,8 @@ struct Shared {
     closing: CancellationToken,
     /// Tells the scheduler that something changed.
     changed: Notify,
+    /// Lets one image at a time be made warm.
+    warming: Semaphore,
 }
 
 /// How everybody else reaches an instance.

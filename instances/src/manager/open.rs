@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use berth_store::doc;
 use berth_supervisor::record::{self, Identity};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Next};
@@ -55,6 +55,7 @@ impl Instances {
             doors,
             closing: CancellationToken::new(),
             changed: Notify::new(),
+            warming: Semaphore::new(1),
         });
         let known = doc::list::<InstanceDoc>(&*shared.store, &instances_key()).await?;
         let uuids: HashSet<String> = known.iter().map(|(_, i)| i.doc.uuid.simple().to_string()).collect();
@@ -77,6 +78,7 @@ impl Instances {
         let instances = Self { shared };
         instances.clear_waste().await?;
         instances.clear_backups().await?;
+        instances.clear_cold().await?;
         tokio::spawn(instances.clone().keep_schedules());
         instances.autostart(&interrupted);
         Ok(instances)
@@ -158,6 +160,7 @@ impl Shared {
         if let Some(started) = live {
             let door = if places.devlxd().exists() { Some(actor.open_door()?) } else { None };
             actor.live = Some(Live::new(started, door));
+            actor.connect().await;
             actor.show();
         }
         let mut found = Found::AsLeft;
@@ -230,7 +233,7 @@ impl Actor {
     }
 }
 
-fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Instance {
+pub(super) fn placeholder(project: &str, name: &str, document: &InstanceDoc) -> crate::Instance {
     crate::Instance {
         project: project.to_owned(),
         name: name.to_owned(),

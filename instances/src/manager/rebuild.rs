@@ -41,7 +41,7 @@ impl Actor {
         let image = match content {
             Content::Image(owner, fingerprint) => Some((owner, fingerprint)),
             Content::Nothing => None,
-            Content::Copy(_) | Content::Backup(_) => {
+            Content::Warm(..) | Content::Copy(_) | Content::Backup(_) => {
                 return Err(Error::Invalid(format!(
                     "instance \"{}\" can be rebuilt from an image or as an empty one only",
                     self.name

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use super::actor::Actor;
 use super::use_running::volume_kind;
 use crate::blocking::blocking;
-use crate::drivers::saved;
+use crate::documents::Kept;
+use crate::drivers::saved::{self, Heir, Saved};
 use crate::error::{Error, Result};
 use crate::model::{Kind, StartFrom};
 use crate::values::parse_bool;
 
 /// The state in the volume.
-const STATE: &str = "state";
+pub(super) const STATE: &str = "state";
 /// While it is written.
-const UNFINISHED: &str = "state.new";
+pub(super) const UNFINISHED: &str = "state.new";
 /// The key that allows it.
 const KEY: &str = "migration.stateful";
 
@@ -65,17 +66,21 @@ impl Actor {
     }
 
     /// The state to begin with, if one is wanted. Anything else that lies in the volume is removed.
-    pub(super) async fn saved(&mut self, from: StartFrom, volume: &Path) -> Result<Option<PathBuf>> {
+    pub(super) async fn saved(&mut self, from: StartFrom, volume: &Path) -> Result<Option<Saved>> {
         let (state, unfinished) = (volume.join(STATE), volume.join(UNFINISHED));
         if from == StartFrom::Saved {
-            if !self.volatile.stateful {
-                return Err(Error::State(format!(
-                    "instance \"{}\" has no existing state to restore; start it without",
-                    self.name
-                )));
-            }
+            let heir = match self.volatile.kept {
+                Kept::Own => Heir::Itself,
+                Kept::Anothers => Heir::Another,
+                Kept::Nothing => {
+                    return Err(Error::State(format!(
+                        "instance \"{}\" has no existing state to restore; start it without",
+                        self.name
+                    )));
+                }
+            };
             blocking(move || saved::discard(&unfinished)).await?;
-            return Ok(Some(state));
+            return Ok(Some(Saved { directory: state, heir }));
         }
         self.give_up_state().await?;
         blocking(move || saved::discard(&unfinished).and_then(|()| saved::discard(&state))).await?;
@@ -84,8 +89,8 @@ impl Actor {
 
     /// From here on no start goes on from the saved state, which belongs to the content it was saved with.
     pub(super) async fn give_up_state(&mut self) -> Result<()> {
-        if self.volatile.stateful {
-            self.volatile.stateful = false;
+        if self.volatile.kept != Kept::Nothing {
+            self.volatile.kept = Kept::Nothing;
             self.save_volatile().await?;
         }
         Ok(())
@@ -100,7 +105,7 @@ impl Actor {
 
     /// Adds what to do about a start that failed while there is a saved state.
     pub(super) fn explain(&self, error: Error) -> Error {
-        if !self.volatile.stateful {
+        if self.volatile.kept == Kept::Nothing {
             return error;
         }
         Error::Runtime(format!(

@@ -76,7 +76,7 @@ pub(super) fn purpose(kind: Kind, snapshot: bool) -> Purpose {
 }
 
 /// Tells how far a copy is by its bytes.
-fn by_bytes(progress: &Arc<Progress>) -> Arc<CopyProgress> {
+pub(super) fn by_bytes(progress: &Arc<Progress>) -> Arc<CopyProgress> {
     let progress = progress.clone();
     Arc::new(move |bytes| {
         let text = format!("{} MiB", bytes >> 20);

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_guest::frame::{self, Frame};
-use berth_guest::protocol::{Hello, Reply, WELCOME_VERSION, Welcome};
+use berth_guest::protocol::{Hello, IDENTITY_VERSION, Identity, Reply, WELCOME_VERSION, Welcome};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Random bytes for a guest that goes on: as many as seed the kernel's generator.
@@ -30,12 +30,14 @@ pub enum AgentNews {
 }
 
 /// Where a guest comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
     /// It was booted.
     Booted,
-    /// It goes on from a saved state.
+    /// It goes on from a saved state of its own.
     Saved,
+    /// It goes on from that of another.
+    AnothersState(Identity),
 }
 
 /// Where the agent reports.
@@ -92,7 +94,7 @@ impl AgentPort {
         self.accept();
         let mut index = 0;
         while index < self.candidates.len() {
-            match self.candidates[index].hear(self.past) {
+            match self.candidates[index].hear(&self.past) {
                 Heard::Nothing => index += 1,
                 Heard::End => drop(self.candidates.swap_remove(index)),
                 Heard::Hello(hello) => {
@@ -129,7 +131,7 @@ impl AgentPort {
 }
 
 impl Candidate {
-    fn hear(&mut self, past: Past) -> Heard {
+    fn hear(&mut self, past: &Past) -> Heard {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
@@ -148,15 +150,13 @@ impl Candidate {
     }
 
     /// What the agent said, once there is no more to wait for.
-    fn understand(&mut self, frame: Option<Frame>, past: Past) -> io::Result<Option<Hello>> {
+    fn understand(&mut self, frame: Option<Frame>, past: &Past) -> io::Result<Option<Hello>> {
         let Some(frame) = frame else { return Ok(None) };
         let Some(greeted) = self.greeted.take() else {
             let hello: Hello = frame.parse()?;
-            if past == Past::Booted || hello.protocol < WELCOME_VERSION {
-                return Ok(Some(hello));
-            }
+            let Some(welcome) = welcome(past, &hello)? else { return Ok(Some(hello)) };
             let mut bytes = Vec::new();
-            frame::write_json(&mut bytes, &welcome()?)?;
+            frame::write_json(&mut bytes, &welcome)?;
             // The connection is new and has room for that.
             self.stream.write_all(&bytes)?;
             self.greeted = Some(hello);
@@ -164,17 +164,32 @@ impl Candidate {
         };
         if let Reply::Error(error) = frame.parse()? {
             tracing::warn!(%error, "the guest goes on from a saved state and is not as it should be");
+            if let Past::AnothersState(_) = past {
+                // It may still have the name and the addresses of others. Kept open, or else it would try for ever.
+                return Ok(None);
+            }
         }
         Ok(Some(greeted))
     }
 }
 
-fn welcome() -> io::Result<Welcome> {
+/// What an agent is told before anybody hears of it, if anything.
+fn welcome(past: &Past, hello: &Hello) -> io::Result<Option<Welcome>> {
+    let identity = match past {
+        Past::Booted => return Ok(None),
+        Past::Saved if hello.protocol < WELCOME_VERSION => return Ok(None),
+        Past::Saved => None,
+        Past::AnothersState(_) if hello.protocol < IDENTITY_VERSION => {
+            tracing::warn!(version = hello.agent_version, "the guest's agent is too old to be told who it is");
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Past::AnothersState(identity) => Some(identity.clone()),
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     let mut entropy = vec![0; ENTROPY];
     // So few bytes come at once and whole.
     getrandom(&mut entropy, GetRandomFlags::empty())?;
-    Ok(Welcome { time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), entropy })
+    Ok(Some(Welcome { time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), entropy, identity }))
 }
 
 /// Takes the first whole frame off `received`.
@@ -204,6 +219,7 @@ fn is_over(stream: &mut UnixStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use berth_guest::protocol::{ErrorKind, GuestError};
     use std::io::Write;
     use std::path::PathBuf;
 
@@ -236,6 +252,31 @@ mod tests {
         let mut old = UnixStream::connect(&path).unwrap();
         frame::write_json(&mut old, &hello("old")).unwrap();
         assert_eq!(port.handle(), [AgentNews::Lost, AgentNews::Ready(hello("old"))]);
+    }
+
+    #[test]
+    fn an_heir_of_another_is_heard_of_once_it_knows_who_it_is() {
+        let identity = Identity { hostname: "v2".into(), hwaddrs: vec![[2, 0, 0, 0, 0, 1]] };
+        let (_dir, path, mut port) = port(Past::AnothersState(identity.clone()));
+        let greet = |protocol: u32| {
+            let mut agent = UnixStream::connect(&path).unwrap();
+            frame::write_json(&mut agent, &Hello { protocol, ..hello("a") }).unwrap();
+            agent
+        };
+        let mut old = greet(WELCOME_VERSION);
+        assert!(port.handle().is_empty());
+        assert!(frame::read(&mut old).unwrap().is_none(), "one that cannot be told is turned away");
+        let mut unable = greet(IDENTITY_VERSION);
+        assert!(port.handle().is_empty());
+        let welcome: Welcome = frame::read(&mut unable).unwrap().unwrap().parse().unwrap();
+        assert_eq!(welcome.identity, Some(identity));
+        let error = GuestError { kind: ErrorKind::Other, message: "no".into() };
+        frame::write_json(&mut unable, &Reply::Error(error)).unwrap();
+        assert!(port.handle().is_empty());
+        let mut able = greet(IDENTITY_VERSION);
+        assert!(port.handle().is_empty());
+        frame::write_json(&mut able, &Reply::Done).unwrap();
+        assert_eq!(port.handle(), [AgentNews::Ready(Hello { protocol: IDENTITY_VERSION, ..hello("a") })]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn origin(spec: &OriginSpec, fds: &mut Descriptors) -> Result<Origin, ProcessErr
             initrds: initrds.iter().map(|index| file(index, "an initrd")).collect::<Result<_, _>>()?,
             cmdline: cmdline.clone(),
         }),
-        OriginSpec::Saved { state, ram } => {
+        OriginSpec::Saved { state, ram, heir: _ } => {
             Origin::Saved(SavedFiles { state: file(state, "the saved state")?, ram: file(ram, "the saved memory")? })
         }
     })

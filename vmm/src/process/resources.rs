@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use berth_devices::vsock::VsockConfig;
-use berth_guest::protocol::READY_PORT;
+use berth_guest::protocol::{Identity, READY_PORT};
 use berth_supervisor::console::Console;
 use berth_supervisor::protocol::CONTROL_SOCKET;
 use berth_supervisor::transport::Listener;
@@ -20,7 +20,7 @@ use super::handshake::{self, Descriptors};
 use super::{ProcessError, io_error};
 use crate::kvm;
 use crate::machine::Plan;
-use crate::spec::{OriginSpec, VmSpec};
+use crate::spec::{Heir, OriginSpec, VmSpec};
 
 /// Directory of the sockets that connect host and guest, in the run directory. It is all of the host's files that
 /// the process of the guest sees, under the same name.
@@ -45,9 +45,8 @@ impl Resources {
         let console = Console::new(log).map_err(io_error(format!("open the console's log {}", log.display())))?;
         let (vsock, agent) = match spec.vsock_cid {
             Some(cid) => {
-                let past = if matches!(spec.origin, OriginSpec::Saved { .. }) { Past::Saved } else { Past::Booted };
                 let (config, agent) =
-                    sockets(cid, spec.user, past).map_err(io_error("listen for the guest's sockets"))?;
+                    sockets(cid, spec.user, past(spec)).map_err(io_error("listen for the guest's sockets"))?;
                 (Some(config), Some(agent))
             }
             None => (None, None),
@@ -55,6 +54,18 @@ impl Resources {
         let plan = handshake::plan(spec, fds, vsock)?;
         let control = Listener::bind(Path::new(CONTROL_SOCKET)).map_err(io_error("make the control socket"))?;
         Ok(Self { kvm, console, control: control.leave_file(), agent, plan })
+    }
+}
+
+/// Where the guest of a machine comes from.
+fn past(spec: &VmSpec) -> Past {
+    match spec.origin {
+        OriginSpec::Boot { .. } => Past::Booted,
+        OriginSpec::Saved { heir: Heir::Itself, .. } => Past::Saved,
+        OriginSpec::Saved { heir: Heir::Another, .. } => Past::AnothersState(Identity {
+            hostname: spec.name.clone(),
+            hwaddrs: spec.nics.iter().map(|nic| nic.hwaddr).collect(),
+        }),
     }
 }
 

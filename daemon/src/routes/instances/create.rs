@@ -115,7 +115,7 @@ async fn image(app: &App, project: &str, source: &InstanceSource) -> ApiResult<S
     if !wanted.is_empty() {
         // A client that names a server has often copied the image here already.
         match vm_view::resolve(app, &owner, wanted).await {
-            Ok(image) => return Ok(Source::Image { fingerprint: image.fingerprint }),
+            Ok(image) => return Ok(from_image(image.fingerprint, source.warm)),
             Err(error) if source.server.is_empty() => return Err(error),
             Err(_) => {
                 return Err(ApiError::invalid(format!(
@@ -134,5 +134,9 @@ async fn image(app: &App, project: &str, source: &InstanceSource) -> ApiResult<S
     let newest = app.images.list(&owner).await?.into_iter().filter(has).max_by_key(|image| image.uploaded_at);
     let image =
         newest.ok_or_else(|| ApiError::not_found("No image has the wanted properties; the image list shows them"))?;
-    Ok(Source::Image { fingerprint: image.fingerprint })
+    Ok(from_image(image.fingerprint, source.warm))
+}
+
+fn from_image(fingerprint: String, warm: bool) -> Source {
+    if warm { Source::Warm { fingerprint } } else { Source::Image { fingerprint } }
 }
