@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::Gate;
+use super::{Gate, leftover};
 use crate::http::{Caller, Peer};
 
 /// Longest head of a request that is read.
@@ -29,7 +29,7 @@ pub async fn serve_connection<S>(
         request.extensions_mut().insert(caller.clone());
         request.extensions_mut().insert(peer.clone());
         let gate = gate.clone();
-        async move { Ok::<_, std::convert::Infallible>(gate.serve(request.map(axum::body::Body::new)).await) }
+        async move { Ok::<_, std::convert::Infallible>(leftover::answer(request, |request| gate.serve(request)).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

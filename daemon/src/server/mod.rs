@@ -2,6 +2,7 @@
 
 mod connection;
 mod gate;
+mod leftover;
 
 use std::{
     fs, io,
