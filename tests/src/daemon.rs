@@ -6,13 +6,17 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::images::busybox_image;
+use crate::images::{busybox_image, debian_image};
 use crate::leftovers::{Leftovers, sweep};
 use crate::run::{Run, ends};
 use crate::watch::Watch;
 
 /// How long a daemon may take to be ready or to end, in seconds; generous, for it may run under emulation.
 const PATIENCE: &str = "120";
+/// Shell words that wait in a guest until systemd answers on its bus, which may be later than programs can be run, and
+/// then until it has started everything; prints its state.
+pub(crate) const SYSTEMD_IS_UP: &str =
+    "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null; systemctl is-system-running --wait";
 
 /// A running daemon; [`Daemon::finish`] ends it and looks for leftovers.
 pub struct Daemon {
@@ -92,6 +96,13 @@ impl Daemon {
         let work = tempfile::tempdir().expect("a directory can be made");
         let image = busybox_image(work.path());
         self.berth_args(["image", "import", image.to_str().expect("it is ASCII"), "--alias", "busybox"]).ok();
+    }
+
+    /// Takes the Debian image in.
+    pub fn import_debian(&self, alias: &str) -> Run {
+        let (metadata, rootfs) = debian_image();
+        let files = [&metadata, &rootfs].map(|path| path.to_str().expect("it is ASCII").to_owned());
+        self.berth_args(["image", "import", &files[0], &files[1], "--alias", alias])
     }
 
     /// Its data directory.
@@ -206,10 +217,7 @@ impl Daemon {
     /// Waits until the systemd of a container is up.
     #[track_caller]
     pub fn wait_booted(&self, name: &str) {
-        // The first waits for the bus, the second for what systemd still starts.
-        let script = "busctl --watch-bind=yes call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
-                      org.freedesktop.DBus.Peer Ping && systemctl is-system-running --wait";
-        let said = self.berth_args(["exec", name, "--", "sh", "-c", script]).any();
+        let said = self.berth_args(["exec", name, "--", "sh", "-c", SYSTEMD_IS_UP]).any();
         let failed = || self.berth_args(["exec", name, "--", "systemctl", "--failed", "--no-legend"]).any().stdout;
         assert_eq!(said.stdout, "running\n", "{said:?}\n{}", failed());
     }

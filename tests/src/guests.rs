@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::{Daemon, debian_image, programs};
+use crate::{Daemon, daemon::SYSTEMD_IS_UP, programs};
 use serde_json::Value;
 
 /// Longest time from one sign of life of a guest to the next; generous, for the whole machine may be emulated.
@@ -14,9 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A daemon that has the image `debian/12`.
 pub fn daemon_with_debian() -> Daemon {
     let daemon = Daemon::start();
-    let (metadata, rootfs) = debian_image();
-    let paths = [metadata.to_str().unwrap(), rootfs.to_str().unwrap()];
-    daemon.berth_args(["image", "import", paths[0], paths[1], "--alias", "debian/12"]).ok();
+    daemon.import_debian("debian/12").ok();
     daemon
 }
 
@@ -40,10 +38,8 @@ pub fn sh(daemon: &Daemon, name: &str, script: &str) -> String {
 /// Waits until the system in an instance is up and has its addresses.
 #[track_caller]
 pub fn wait_booted(daemon: &Daemon, name: &str) {
-    // The agent is there before systemd answers on its bus.
-    let script = "busctl --watch-bind=yes status org.freedesktop.systemd1 >/dev/null; systemctl is-system-running --wait; \
-                  systemctl --failed --no-legend; /lib/systemd/systemd-networkd-wait-online";
-    assert_eq!(sh(daemon, name, script), "running\n");
+    let script = format!("{SYSTEMD_IS_UP}; systemctl --failed --no-legend; /lib/systemd/systemd-networkd-wait-online");
+    assert_eq!(sh(daemon, name, &script), "running\n");
 }
 
 /// Lifecycle events of a daemon.

@@ -3,14 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use berth_tests::{Daemon, Setup, SmallDisk, Terminal, Watch, debian_image, processes, programs};
+use berth_tests::{Daemon, Setup, SmallDisk, Terminal, Watch, processes, programs};
 use rustix::process::{Pid, Signal, kill_process};
-
-fn import_debian(daemon: &Daemon) -> berth_tests::Run {
-    let (metadata, rootfs) = debian_image();
-    let files = [&metadata, &rootfs].map(|path| path.to_str().unwrap().to_owned());
-    daemon.berth_args(["image", "import", &files[0], &files[1], "--alias", "debian"])
-}
 
 /// Names of all instances.
 fn names(daemon: &Daemon) -> String {
@@ -25,7 +19,7 @@ fn pool(daemon: &Daemon) -> std::path::PathBuf {
 #[test]
 fn killed_in_the_middle_of_a_creation() {
     let mut daemon = Daemon::start();
-    import_debian(&daemon).ok();
+    daemon.import_debian("debian").ok();
     // While the image is unpacked, and when the volume has just got its place.
     for place in [pool(&daemon).join(".pending"), daemon.volume_dir("containers")] {
         let watch = Watch::on(&place);
@@ -99,7 +93,7 @@ fn a_full_disk() {
     let daemon = Setup::default().dir(disk.path().join("data")).start();
     daemon.import_busybox();
     let images = Watch::on(daemon.dir().join("images"));
-    let said = import_debian(&daemon).fails();
+    let said = daemon.import_debian("debian").fails();
     assert!(said.contains("disk is full") && said.contains("free space"), "{said}");
     let staging = images.entry();
     images.left(staging.file_name().unwrap().to_str().unwrap());
@@ -173,7 +167,7 @@ fn dead_helpers() {
 #[test]
 fn a_helper_that_is_killed_at_work() {
     let daemon = Daemon::start();
-    import_debian(&daemon).ok();
+    daemon.import_debian("debian").ok();
     let pending = pool(&daemon).join(".pending");
     let watch = Watch::on(&pending);
     let client = Terminal::start(daemon.berth("init debian c1"));
@@ -192,7 +186,7 @@ fn a_helper_that_is_killed_at_work() {
 
 fn vm_does_not_start(script: &str, expected: &[&str]) {
     let daemon = Setup::default().in_own_mounts(script).start();
-    import_debian(&daemon).ok();
+    daemon.import_debian("debian").ok();
     let said = daemon.berth("launch debian v1 --vm").fails();
     for part in expected {
         assert!(said.contains(part), "\"{part}\" is missing in: {said}");

@@ -43,7 +43,7 @@ impl Purpose {
                 "xz-utils",
                 "zstd",
             ],
-            Self::Test => &["curl", "openssl", "python3-venv"],
+            Self::Test => &["ansible", "curl", "lxd-tools", "openssl", "python3-venv"],
             Self::Lab => &["busybox-static", "e2fsprogs", "kmod", "qemu-system-x86"],
             Self::Kernel => &[
                 "bc",
