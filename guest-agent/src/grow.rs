@@ -36,7 +36,7 @@ pub fn follow(proc: &OwnedFd, log: &Log) {
         Err(e) => return log.line(format_args!("cannot hear of disks that grow: {e}")),
     };
     loop {
-        if let Err(e) = once_writable(proc) {
+        if let Err(e) = mounts::Watch::new(proc).and_then(|watch| watch.until_writable(grow)) {
             log.line(format_args!("the root file system is not as long as its disk: {e}"));
         }
         if let Err(e) = wait(&changes) {
@@ -72,18 +72,7 @@ fn is_change_of_disk(message: &[u8]) -> bool {
     says(b"ACTION=change") && says(b"SUBSYSTEM=block")
 }
 
-/// Grows the root file system; one that is read-only so far, once it is not.
-fn once_writable(proc: &OwnedFd) -> io::Result<()> {
-    // Before the first attempt, so that no change after it is missed.
-    let watch = mounts::Watch::new(proc)?;
-    loop {
-        match grow() {
-            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => watch.wait()?,
-            other => return other,
-        }
-    }
-}
-
+/// A root that is read-only so far grows once it is not.
 fn grow() -> io::Result<()> {
     let root = rustix::fs::openat(CWD, "/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let info = rustix::fs::fstatfs(&root)?;

@@ -29,13 +29,9 @@ pub fn apply(proc: &OwnedFd, log: &Log) -> io::Result<()> {
     match keep(&name) {
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             std::thread::spawn(move || {
-                while watch.wait().is_ok() {
-                    match keep(&name) {
-                        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
-                        // Init has set the name of the old file meanwhile.
-                        Ok(true) => return rustix::system::sethostname(name.as_bytes()).unwrap_or(()),
-                        _ => return,
-                    }
+                if let Ok(true) = watch.until_writable(|| keep(&name)) {
+                    // Init has set the name of the old file meanwhile.
+                    let _ = rustix::system::sethostname(name.as_bytes());
                 }
             });
             Ok(())

@@ -30,6 +30,16 @@ impl Watch {
             }
         }
     }
+
+    /// Does `attempt`; as long as it fails because a file system is read-only, again after each change.
+    pub fn until_writable<T>(&self, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match attempt() {
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => self.wait()?,
+                result => return result,
+            }
+        }
+    }
 }
 
 fn open(proc: &OwnedFd, path: &str) -> io::Result<OwnedFd> {

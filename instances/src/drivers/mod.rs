@@ -168,8 +168,8 @@ impl Drivers {
     }
 
     /// By which programs virtual machines are made, for what has to be made anew with others.
-    pub(crate) fn machine_programs(&self) -> Result<String> {
-        self.vm.programs()
+    pub(crate) async fn machine_programs(&self) -> Result<String> {
+        self.vm.programs().await
     }
 
     pub(crate) fn of(&self, kind: crate::model::Kind) -> &dyn Driver {

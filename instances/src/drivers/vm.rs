@@ -67,14 +67,14 @@ impl VmDriver {
     }
 
     /// Tells the programs of this driver from others by the same names.
-    pub(crate) fn programs(&self) -> Result<String> {
-        let describe = |program: &Path| -> Result<String> {
-            let found = std::fs::metadata(program);
+    pub(crate) async fn programs(&self) -> Result<String> {
+        let describe = async |program: &Path| -> Result<String> {
+            let found = tokio::fs::metadata(program).await;
             let found =
                 found.map_err(Error::io(format!("look at {} (it belongs beside berthd)", program.display())))?;
             Ok(format!("{} {}.{:09}", found.len(), found.mtime(), found.mtime_nsec()))
         };
-        Ok([describe(&self.program)?, describe(&self.agent)?].join(", "))
+        Ok([describe(&self.program).await?, describe(&self.agent).await?].join(", "))
     }
 
     async fn agent(&self, run_dir: &Path) -> Result<UnixStream> {

@@ -65,7 +65,12 @@ impl Actor {
     pub(super) async fn refresh(&mut self) -> Result<()> {
         let before = self.view.borrow().clone();
         self.publish().await?;
+        if self.live.is_none() {
+            return Ok(());
+        }
         let after = self.view.borrow().clone();
+        // The profile's change was not checked against this instance.
+        self.check_growth(&before.expanded_devices, &after.expanded_devices)?;
         self.change_live(&before, &after).await
     }
 
@@ -106,7 +111,6 @@ impl Actor {
         if self.live.is_none() {
             return Ok(());
         }
-        self.check_growth(&before.expanded_devices, &after.expanded_devices)?;
         let same = plan::same_but_for_root_size(&before.expanded_devices, &after.expanded_devices);
         if before.kind == Kind::VirtualMachine && !same {
             return Err(Error::State(format!(

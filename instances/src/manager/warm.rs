@@ -102,7 +102,7 @@ impl Instances {
         if documents.is_empty() {
             return Ok(());
         }
-        let programs = self.shared.drivers.machine_programs()?;
+        let programs = self.shared.drivers.machine_programs().await?;
         for (uuid, document) in documents {
             if document.programs != programs {
                 self.shared.remove_warm(uuid, &document).await?;
@@ -199,7 +199,7 @@ impl Shared {
             fingerprint: fingerprint.to_owned(),
             pool: draft.document.pool.clone(),
             shape: shape(draft)?,
-            programs: self.drivers.machine_programs()?,
+            programs: self.drivers.machine_programs().await?,
             created_at: Timestamp::now(),
         };
         // Who waits here mostly waits for the very image it wants.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::pending, path::Path as FsPath};
 use axum::{Router, extract::ws::WebSocket, routing::post};
 use berth_api::instances::{InstanceExecControl, InstanceExecPost};
 use berth_guest::protocol::{ExecSpec, WindowSize};
-use berth_instances::{Config, Error, ExecIo, ExecSession};
+use berth_instances::{Config, Error, ExecIo, ExecSession, Instance};
 use berth_supervisor::protocol::Input;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tokio::{fs::File, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Target, operation,
+    Target, happened, operation,
     session::{Source, close, keep_alive, keep_output, receive_control, receive_input, receive_nothing, send_output},
 };
 use crate::{
@@ -60,14 +60,14 @@ async fn exec(Target { app, instance, .. }: Target, caller: Caller, Json(post): 
     if !post.wait_for_websocket {
         let program = ExecSpec { terminal: None, ..program };
         return operations.accept(spec, |context| async move {
-            unattended(&app, &instance.project, &instance.name, program, post.record_output, context).await
+            unattended(&app, &instance, program, post.record_output, context).await
         });
     }
     let names: &[&str] = if post.interactive { &["0", "control"] } else { &["0", "1", "2", "control"] };
     let (sockets, expected, secrets) = Sockets::new(names, CONNECT);
     let spec = spec.class(Class::Websocket).private("fds", secrets);
     let started = operations.spawn_with(spec, sockets, |context| async move {
-        attended(&app, &instance.project, &instance.name, program, expected, &context).await
+        attended(&app, &instance, program, expected, &context).await
     })?;
     Ok(Operations::reply(&started))
 }
@@ -90,16 +90,16 @@ fn environment(config: &Config, post: &InstanceExecPost) -> BTreeMap<String, Str
 }
 
 /// Starts the program; one that cannot be run ends the operation as LXD ends it.
-async fn start(app: &App, project: &str, name: &str, program: ExecSpec, context: &Context) -> ApiResult<ExecSession> {
-    match app.instances.exec(project, name, program).await {
+async fn start(app: &App, instance: &Instance, program: ExecSpec, context: &Context) -> ApiResult<ExecSession> {
+    match app.instances.exec(&instance.project, &instance.name, program).await {
         Err(Error::Exec { status, message }) => {
-            tracing::debug!(instance = name, status, message, "the program cannot be run");
+            tracing::debug!(instance = instance.name, status, message, "the program cannot be run");
             context.set("return", status);
             Err(failure(status).unwrap_or_else(|| ApiError::invalid(message)))
         }
         other => {
             let session = other?;
-            app.happened("instance-exec", &url("/1.0/instances", name, project), Some(project), context.caller());
+            happened(app, "instance-exec", instance, context.caller());
             Ok(session)
         }
     }
@@ -133,8 +133,7 @@ async fn ended(
 /// A program whose input and output are websockets.
 async fn attended(
     app: &App,
-    project: &str,
-    name: &str,
+    instance: &Instance,
     program: ExecSpec,
     mut expected: Expected,
     context: &Context,
@@ -142,11 +141,11 @@ async fn attended(
     let first = expected.connect("0").await?;
     if program.terminal.is_some() {
         let control = expected.connect("control").await?;
-        let session = start(app, project, name, program, context).await?;
+        let session = start(app, instance, program, context).await?;
         return terminal(session, first, control, context).await;
     }
     let (stdout, stderr) = (expected.connect("1").await?, expected.connect("2").await?);
-    let session = start(app, project, name, program, context).await?;
+    let session = start(app, instance, program, context).await?;
     pipes(session, [first, stdout, stderr], expected, context).await
 }
 
@@ -252,13 +251,12 @@ fn input(text: &str) -> Option<Input> {
 /// A program without websockets; its output is recorded or dropped.
 async fn unattended(
     app: &App,
-    project: &str,
-    name: &str,
+    instance: &Instance,
     program: ExecSpec,
     recorded: bool,
     context: Context,
 ) -> ApiResult<()> {
-    let session = start(app, project, name, program, &context).await?;
+    let session = start(app, instance, program, &context).await?;
     let ExecSession { io, control: _control, exit } = session;
     let ExecIo::Pipes { stdin, stdout, stderr } = io else {
         return Err(ApiError::internal("The program has a terminal"));
@@ -266,7 +264,7 @@ async fn unattended(
     drop(stdin);
     let exited = CancellationToken::new();
     let status = if recorded {
-        let dir = app.instances.log_dir(project, name)?;
+        let dir = app.instances.log_dir(&instance.project, &instance.name)?;
         tokio::fs::create_dir_all(&dir).await?;
         let file = |end: &str| format!("exec_{}.{end}", context.id());
         let (out, err) = (file("stdout"), file("stderr"));
@@ -277,9 +275,10 @@ async fn unattended(
             keep_output(stderr, &mut to_err, MAX_RECORD, &exited)
         );
         if let Err(error) = kept_out.and(kept_err) {
-            tracing::warn!(instance = name, %error, "the output of a program is not recorded completely");
+            tracing::warn!(instance = instance.name, %error, "the output of a program is not recorded completely");
         }
-        let link = |file: &str| Value::String(format!("{}/logs/{file}", url("/1.0/instances", name, "default")));
+        let link =
+            |file: &str| Value::String(format!("{}/logs/{file}", url("/1.0/instances", &instance.name, "default")));
         context.set("output", json!({"1": link(&out), "2": link(&err)}));
         status
     } else {

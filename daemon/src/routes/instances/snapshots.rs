@@ -127,6 +127,8 @@ async fn patch(
     request: axum::extract::Request,
 ) -> ApiResult {
     let bytes = body::read(request.into_body(), body::MAX_JSON).await?;
+    // As it is now: the body may have taken its time.
+    let instance = app.instances.get(&instance.project, &instance.name)?;
     let current = fields(find(&instance, &snapshot)?);
     etag::check(&headers, &etag::of(&current))?;
     write(app, &instance, snapshot, patched(&current, &bytes)?, caller).await
