@@ -6,8 +6,11 @@
 mod boot;
 mod daemon;
 mod launch;
+mod many;
+mod memory;
 mod report;
 mod run;
+mod server;
 mod stats;
 
 use std::process::ExitCode;
@@ -22,6 +25,8 @@ enum Cli {
     Boot(boot::Options),
     /// Life of a container, from its creation to its deletion
     Launch(launch::Options),
+    /// A server with many containers: making, listing, snapshots and copies, memory
+    Many(many::Options),
 }
 
 #[tokio::main]
@@ -43,5 +48,18 @@ async fn benchmark(cli: Cli) -> Result<()> {
     match cli {
         Cli::Boot(options) => boot::run(&options).await,
         Cli::Launch(options) => tokio::task::block_in_place(|| launch::run(&options)),
+        Cli::Many(options) => tokio::task::block_in_place(|| many::run(&options)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

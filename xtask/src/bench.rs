@@ -44,10 +44,29 @@ enum Benchmark {
     Launch {
         #[command(flatten)]
         common: Common,
-        /// Directory of the running LXD's socket, if it is an unusual one.
-        #[arg(long, value_name = "DIR")]
-        lxd_dir: Option<PathBuf>,
+        #[command(flatten)]
+        lxd: Lxd,
     },
+    /// A server with many containers, by `lxc` and `lxd-benchmark`: making, listing, snapshots, copies, memory.
+    Many {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        lxd: Lxd,
+        /// Stopped containers.
+        #[arg(long)]
+        stopped: Option<u32>,
+        /// Running containers.
+        #[arg(long)]
+        running: Option<u32>,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Lxd {
+    /// Directory of the running LXD's socket, if it is an unusual one.
+    #[arg(long, value_name = "DIR")]
+    lxd_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -55,7 +74,7 @@ struct Common {
     /// Number of runs.
     #[arg(short = 'n', long, default_value_t = 10)]
     runs: u32,
-    /// Take turns with this peer: `qemu` for boot, `lxc` (a running LXD) for launch.
+    /// Take turns with this peer: `qemu` for boot, `lxc` (a running LXD) for launch and many.
     #[arg(long, value_name = "PEER")]
     vs: Option<String>,
     /// Write all figures as JSON to this file.
@@ -69,7 +88,8 @@ struct Common {
 /// Runs a benchmark.
 pub fn run(options: &Options) -> Result<()> {
     packages::ensure(&[Purpose::Build, Purpose::Run])?;
-    let (Benchmark::Boot { common, .. } | Benchmark::Launch { common, .. }) = &options.benchmark;
+    let (Benchmark::Boot { common, .. } | Benchmark::Launch { common, .. } | Benchmark::Many { common, .. }) =
+        &options.benchmark;
     let programs = build::run(&build::Options { release: !common.dev })?;
     let mut words = Words(vec![programs.join(BENCH).display().to_string()]);
     let mut lab = false;
@@ -81,9 +101,16 @@ pub fn run(options: &Options) -> Result<()> {
             words.option("--memory", memory.as_ref());
             lab = in_lab(&programs)?;
         }
-        Benchmark::Launch { lxd_dir, .. } => {
+        Benchmark::Launch { lxd, .. } => {
             words.0.push("launch".to_owned());
-            words.option("--lxd-dir", lxd_dir.as_ref().map(|dir| dir.display()));
+            words.option("--lxd-dir", lxd.lxd_dir.as_ref().map(|dir| dir.display()));
+        }
+        Benchmark::Many { lxd, stopped, running, .. } => {
+            packages::ensure(&[Purpose::Test])?;
+            words.0.push("many".to_owned());
+            words.option("--lxd-dir", lxd.lxd_dir.as_ref().map(|dir| dir.display()));
+            words.option("--stopped", stopped.as_ref());
+            words.option("--running", running.as_ref());
         }
     }
     words.option("--runs", Some(common.runs));

@@ -11,8 +11,9 @@ use berth_supervisor::{
 };
 use serde_json::json;
 
-use super::{Boot, Options, PATIENCE, memory, now};
+use super::{Boot, Options, PATIENCE, now};
 use crate::daemon::Daemon;
+use crate::memory;
 
 const NAME: &str = "bench";
 /// Lines of a console that an error shows.

@@ -6,7 +6,6 @@
 
 mod berth;
 mod guest;
-mod memory;
 mod qemu;
 
 use std::{path::PathBuf, time::Duration};

@@ -15,7 +15,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use berth_guest::protocol::{AGENT_MARK, USER_SPACE_MARK};
 
-use super::{Boot, Options, PATIENCE, guest::Guest, memory, now};
+use super::{Boot, Options, PATIENCE, guest::Guest, now};
+use crate::memory;
 use crate::{report::BERTH, run};
 
 const PROGRAM: &str = "qemu-system-x86_64";

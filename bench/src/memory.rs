@@ -1,4 +1,4 @@
-//! Memory of a VMM, less its guest's.
+//! Memory of processes; of a VMM, less its guest's.
 
 use anyhow::{Context, Result, bail};
 
