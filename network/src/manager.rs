@@ -378,7 +378,7 @@ impl Inner {
         files::make_dir(&dir, 0o711).await?;
         let mut warnings = laid.warnings;
         if laid.made {
-            nic::rejoin(&self.links, &dir, laid.index, spec.mtu).await?;
+            nic::rejoin(&self.links, &dir, laid.index).await?;
         }
         firewall::apply(spec, &dir).await?;
         self.runtime.unwatch(&spec.name);

@@ -239,8 +239,8 @@ fn describe(request: &NicRequest) -> String {
     format!("put {device} of instance {instance_name:?} on network {network:?}")
 }
 
-/// Puts the host ends of running instances back into a bridge that was made anew.
-pub(crate) async fn rejoin(links: &Links, dir: &Path, bridge: u32, mtu: u32) -> Result<(), NetworkError> {
+/// Puts the host ends of running instances back into a bridge that was made anew; each keeps the MTU that it has.
+pub(crate) async fn rejoin(links: &Links, dir: &Path, bridge: u32) -> Result<(), NetworkError> {
     let ports = dir.join(PORTS);
     let mut entries = match tokio::fs::read_dir(&ports).await {
         Ok(entries) => entries,
@@ -252,7 +252,7 @@ pub(crate) async fn rejoin(links: &Links, dir: &Path, bridge: u32, mtu: u32) -> 
         let what = || NetworkError::link(format!("put {name} back on its network"));
         match links.find(&name).await.map_err(what())? {
             Some(link) if is_port_name(&name) && link.controller.is_none() => {
-                links.join(link.index, bridge, mtu).await.map_err(what())?;
+                links.join(link.index, bridge, link.mtu).await.map_err(what())?;
             }
             Some(_) => {}
             // Its instance has ended meanwhile.
