@@ -6,6 +6,7 @@
 //! | [`pci`] | configuration space, BARs, MSI-X, the root bus |
 //! | [`virtio`] | the status machine, rings, and the PCI transport |
 //! | [`saved`] | state that outlives the process: sections with kind and version |
+//! | [`rate`] | token buckets for the limits of disks and network cards |
 //! | [`worker`] | the thread on which a device runs its queues |
 //! | [`seccomp`] | what each kind of thread may ask of the kernel |
 //! | [`block`], [`net`], [`vsock`], [`rng`] | virtio devices |
@@ -20,6 +21,7 @@ pub mod i8042;
 mod limit;
 pub mod net;
 pub mod pci;
+pub mod rate;
 pub mod rng;
 pub mod rtc;
 pub mod saved;

@@ -1,8 +1,10 @@
 //! Network interfaces of an instance that is being started or has ended.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 
-use berth_network::{MacAddr, Networks, NicRequest};
+use berth_network::{MacAddr, Networks, NicLimits, NicRequest};
 
 use crate::error::{Error, Result};
 use crate::model::{Config, Instance};
@@ -13,6 +15,7 @@ use crate::values::parse_mac;
 pub(crate) struct Nics<'a> {
     networks: &'a Networks,
     requests: Vec<NicRequest>,
+    limits: BTreeMap<String, NicLimits>,
     attached: Vec<(String, String)>,
     connection: Connection,
 }
@@ -27,7 +30,7 @@ enum Connection {
 impl<'a> Nics<'a> {
     /// The interfaces that `instance` wants.
     pub(crate) fn wanted(networks: &'a Networks, instance: &Instance) -> Result<Self> {
-        Ok(Self::of(networks, requests(instance)?))
+        Self::of(networks, instance, requests(instance)?)
     }
 
     /// The same for a virtual machine that nobody is to hear of, before [`connect`] if ever.
@@ -37,11 +40,12 @@ impl<'a> Nics<'a> {
 
     /// Those that `after` wants and `before`, as far as it has them, does not.
     pub(crate) fn added(networks: &'a Networks, before: &Instance, after: &Instance) -> Result<Self> {
-        Ok(Self::of(networks, difference(after, before)?))
+        Self::of(networks, after, difference(after, before)?)
     }
 
-    fn of(networks: &'a Networks, requests: Vec<NicRequest>) -> Self {
-        Self { networks, requests, attached: Vec::new(), connection: Connection::AtOnce }
+    fn of(networks: &'a Networks, instance: &Instance, requests: Vec<NicRequest>) -> Result<Self> {
+        let limits = limits(instance)?;
+        Ok(Self { networks, requests, limits, attached: Vec::new(), connection: Connection::AtOnce })
     }
 
     /// Moves one end of a new link for each interface into a container's network namespace.
@@ -49,7 +53,10 @@ impl<'a> Nics<'a> {
         for request in &self.requests {
             let namespace = netns.try_clone().map_err(Error::io("duplicate a descriptor"))?;
             let nic = self.networks.attach_container(request, namespace).await?;
-            self.attached.push((request.device.clone(), nic.host_name));
+            self.attached.push((request.device.clone(), nic.host_name.clone()));
+            if let Some(limits) = self.limits.get(&request.device) {
+                self.networks.limit(&nic.host_name, *limits).await?;
+            }
         }
         Ok(())
     }
@@ -63,7 +70,7 @@ impl<'a> Nics<'a> {
             if self.connection == Connection::AtOnce {
                 self.networks.connect_tap(request, &host_name).await?;
             }
-            taps.push(Tap { fd, hwaddr: request.hwaddr.0, mtu: request.mtu });
+            taps.push(Tap { device: request.device.clone(), fd, hwaddr: request.hwaddr.0, mtu: request.mtu });
         }
         Ok(taps)
     }
@@ -80,6 +87,7 @@ impl<'a> Nics<'a> {
 
 /// The host's end of a virtual machine's interface.
 pub(crate) struct Tap {
+    pub device: String,
     pub fd: OwnedFd,
     pub hwaddr: [u8; 6],
     pub mtu: Option<u32>,
@@ -91,6 +99,32 @@ fn difference(one: &Instance, other: &Instance) -> Result<Vec<NicRequest>> {
         |instance: &Instance, request: &NicRequest| instance.volatile.contains_key(&host_name_key(&request.device));
     let others: Vec<_> = requests(other)?.into_iter().filter(|request| in_place(other, request)).collect();
     Ok(requests(one)?.into_iter().filter(|request| !others.contains(request)).collect())
+}
+
+/// Limits the interfaces that a container has in place as it wants them.
+pub(crate) async fn limit(networks: &Networks, instance: &Instance) -> Result<()> {
+    let limits = limits(instance)?;
+    for request in requests(instance)? {
+        if let Some(host_name) = instance.volatile.get(&host_name_key(&request.device)) {
+            networks.limit(host_name, limits.get(&request.device).copied().unwrap_or_default()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The limits of the NICs that have any, by device.
+fn limits(instance: &Instance) -> Result<BTreeMap<String, NicLimits>> {
+    let nics = plan::nics(&instance.expanded_devices, instance.kind).map_err(Error::Invalid)?;
+    let limits = nics.into_iter().map(|(device, nic)| {
+        let [ingress, egress] = [nic.limits.ingress, nic.limits.egress].map(|bits| bits.map(bytes));
+        (device, NicLimits { ingress, egress })
+    });
+    Ok(limits.filter(|(_, limits)| *limits != NicLimits::default()).collect())
+}
+
+/// Bits to bytes; less than a byte is rounded up, since none would be something else.
+pub(crate) fn bytes(bits: NonZeroU64) -> NonZeroU64 {
+    NonZeroU64::new(bits.get().div_ceil(8)).unwrap_or(NonZeroU64::MIN)
 }
 
 /// Takes away the interfaces that `before` has in place and `after` does not want so; tells which.

@@ -8,7 +8,7 @@ use berth_containers::templates::Templates;
 use uuid::Uuid;
 
 use crate::cloud_init;
-use crate::devices::{self, Device, Disk, DiskSource, Nic};
+use crate::devices::{self, Device, Disk, DiskLimits, DiskSource, Nic, NicLimits, RootDisk};
 use crate::keys;
 use crate::model::{Config, Devices, Instance, Kind};
 use crate::values::{parse_bool, parse_memory, parse_size};
@@ -54,6 +54,10 @@ pub(crate) struct Plan {
     pub volume: PathBuf,
     /// Bytes of the root disk.
     pub root_size: u64,
+    /// Limits of a virtual machine's root disk.
+    pub root_limits: DiskLimits,
+    /// Limits of NICs, by device.
+    pub nic_limits: BTreeMap<String, NicLimits>,
     /// Of these, a virtual machine has CPUs and memory only.
     pub limits: Limits,
     pub rlimits: BTreeMap<String, Rlimit>,
@@ -88,12 +92,18 @@ impl Plan {
         let config = &instance.expanded_config;
         keys::validate(config, Some(instance.kind))?;
         let devices = devices::parse_all(&instance.expanded_devices, Some(instance.kind))?;
+        let nic_limits = |(name, device): &(String, Device)| match device {
+            Device::Nic(nic) => Some((name.clone(), nic.limits)),
+            _ => None,
+        };
+        let nic_limits = devices.iter().filter_map(nic_limits).collect();
         let proxy = |(name, device): &(String, Device)| match device {
             Device::Proxy(proxy) => Some((name.clone(), proxy.clone())),
             _ => None,
         };
         let proxies = devices.iter().filter_map(proxy).collect();
         let devices = devices.into_iter().filter_map(|(name, device)| runtime_device(name, device, volumes)).collect();
+        let root = root(&instance.expanded_devices, instance.kind)?;
         let env = config
             .iter()
             .filter_map(|(k, v)| k.strip_prefix("environment.").map(|name| (name.to_owned(), v.clone())))
@@ -105,7 +115,9 @@ impl Plan {
             uuid: instance.uuid,
             places,
             volume,
-            root_size: root_disk(&instance.expanded_devices, instance.kind)?.1,
+            root_size: root.size.unwrap_or(DEFAULT_DISK),
+            root_limits: root.limits,
+            nic_limits,
             limits: limits(config)?,
             rlimits: prefixed(config, "limits.kernel.", keys::rlimit)?,
             nesting: value(config, "security.nesting", parse_bool)?.unwrap_or(false),
@@ -199,12 +211,16 @@ fn value<T>(config: &Config, key: &str, parse: impl FnOnce(&str) -> Result<T, St
 
 /// The root disk of a set of expanded devices: its pool and its size in bytes.
 pub(crate) fn root_disk(devices: &Devices, kind: Kind) -> Result<(String, u64), String> {
+    root(devices, kind).map(|root| (root.pool, root.size.unwrap_or(DEFAULT_DISK)))
+}
+
+fn root(devices: &Devices, kind: Kind) -> Result<RootDisk, String> {
     let mut roots = devices::parse_all(devices, Some(kind))?.into_iter().filter_map(|(name, device)| match device {
         Device::Root(root) => Some((name, root)),
         _ => None,
     });
     match (roots.next(), roots.next()) {
-        (Some((_, root)), None) => Ok((root.pool, root.size.unwrap_or(DEFAULT_DISK))),
+        (Some((_, root)), None) => Ok(root),
         (None, _) => Err(
             "the instance has no root disk; add a profile with one, or the device root with type=disk path=/ pool=default"
                 .to_owned(),
@@ -213,16 +229,13 @@ pub(crate) fn root_disk(devices: &Devices, kind: Kind) -> Result<(String, u64), 
     }
 }
 
-/// Whether two sets of expanded devices are the same but for the size of the root disk.
-pub(crate) fn same_but_for_root_size(one: &Devices, two: &Devices) -> bool {
-    let without_size = |devices: &Devices| {
-        let mut devices = devices.clone();
-        devices.values_mut().filter(|keys| keys.get("path").is_some_and(|path| path == "/")).for_each(|keys| {
-            keys.remove("size");
-        });
-        devices
+/// Whether two sets of expanded devices differ in nothing but what can be changed while a virtual machine runs.
+pub(crate) fn changes_live(one: &Devices, two: &Devices) -> Result<bool, String> {
+    let fixed = |devices| -> Result<Vec<_>, String> {
+        let parsed = devices::parse_all(devices, Some(Kind::VirtualMachine))?;
+        Ok(parsed.into_iter().map(|(name, device)| (name, device.fixed())).collect())
     };
-    without_size(one) == without_size(two)
+    Ok(fixed(one)? == fixed(two)?)
 }
 
 /// The volumes that disks of a set of expanded devices want: device, pool and volume.
@@ -254,14 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_size_of_the_root_may_differ() {
-        let small = devices(&[("path", "/"), ("pool", "p")], &[("mtu", "1500")]);
-        assert!(same_but_for_root_size(
-            &small,
-            &devices(&[("path", "/"), ("pool", "p"), ("size", "1GiB")], &[("mtu", "1500")])
-        ));
-        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "q")], &[("mtu", "1500")])));
-        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "p")], &[("mtu", "1400")])));
-        assert!(!same_but_for_root_size(&small, &devices(&[("path", "/"), ("pool", "p")], &[("size", "1GiB")])));
+    fn size_and_limits_may_change() {
+        let root = [("type", "disk"), ("path", "/"), ("pool", "p")];
+        let nic = [("type", "nic"), ("network", "n"), ("mtu", "1500")];
+        let base = devices(&root, &nic);
+        let larger = [&root[..], &[("size", "1GiB"), ("limits.read", "10MB"), ("limits.write", "5iops")]].concat();
+        let limited = [&nic[..], &[("limits.max", "1Mbit")]].concat();
+        assert_eq!(changes_live(&base, &devices(&larger, &limited)), Ok(true));
+        let other = [&root[..2], &[("pool", "q")]].concat();
+        assert_eq!(changes_live(&base, &devices(&other, &nic)), Ok(false));
+        let other = [&nic[..2], &[("mtu", "1400")]].concat();
+        assert_eq!(changes_live(&base, &devices(&root, &other)), Ok(false));
     }
 }

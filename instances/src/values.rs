@@ -34,6 +34,17 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("\"{text}\" is more than fits 64 bits; use a smaller size"))
 }
 
+/// A rate in bits a second: a number with an optional unit, `bit kbit Mbit Gbit Tbit Pbit Ebit` (powers of 1000) or
+/// `Kibit Mibit Gibit Tibit Pibit Eibit` (powers of 1024).
+pub fn parse_bits(text: &str) -> Result<u64, String> {
+    let complaint = || format!("\"{text}\" is not a rate; use a number of bits a second and a unit such as 100Mbit");
+    let bare = text.strip_suffix("bit").or_else(|| text.bytes().all(|b| b.is_ascii_digit()).then_some(text));
+    let bare = bare.filter(|bare| !bare.ends_with(['B', 'b'])).ok_or_else(complaint)?;
+    // The same prefixes as those of sizes.
+    let size = if bare.ends_with(|c: char| c.is_ascii_digit()) { bare.to_owned() } else { format!("{bare}B") };
+    parse_size(&size).map_err(|_| complaint())
+}
+
 /// A set of CPU numbers such as `0-3,5`, at most number 1023; returned sorted.
 pub fn parse_cpu_set(text: &str) -> Result<Vec<u32>, String> {
     const MAX_CPU: u32 = 1023;
@@ -97,6 +108,18 @@ mod tests {
     }
 
     #[test]
+    fn rates() {
+        assert_eq!(parse_bits("1000"), Ok(1000));
+        assert_eq!(parse_bits("8bit"), Ok(8));
+        assert_eq!(parse_bits("10kbit"), Ok(10_000));
+        assert_eq!(parse_bits("10Mbit"), Ok(10_000_000));
+        assert_eq!(parse_bits("1Gibit"), Ok(1 << 30));
+        for wrong in ["", "bit", "Mbit", "10MB", "10Bbit", "10bbit", "-1bit", "1.5Gbit", "10mbit", "10 Mbit"] {
+            assert!(parse_bits(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn cpu_sets() {
         assert_eq!(parse_cpu_set("0-2,5"), Ok(vec![0, 1, 2, 5]));
         assert_eq!(parse_cpu_set("5,5,4-5"), Ok(vec![4, 5]));
@@ -116,7 +139,8 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(text in ".{0,24}") {
-            let _ = (parse_bool(&text), parse_size(&text), parse_cpu_set(&text), parse_memory(&text), parse_mac(&text));
+            let _ = (parse_bool(&text), parse_size(&text), parse_bits(&text), parse_cpu_set(&text));
+            let _ = (parse_memory(&text), parse_mac(&text));
         }
     }
 }

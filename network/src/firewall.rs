@@ -103,7 +103,7 @@ async fn show(name: &str) -> Result<Option<String>, NetworkError> {
     nft(&["list", "table", "inet", &format!("berth_{name}")], "", &what).await.map(Some)
 }
 
-async fn nft(args: &[&str], input: &str, what: &str) -> Result<String, NetworkError> {
+pub(crate) async fn nft(args: &[&str], input: &str, what: &str) -> Result<String, NetworkError> {
     let fail = |reason: String| NetworkError::Program { what: what.to_owned(), program: "nft", reason };
     let missing = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => fail(NOT_INSTALLED.to_owned()),

@@ -78,6 +78,11 @@ impl Links {
         Ok(Links { handle })
     }
 
+    /// A way to talk to the kernel.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// All links.
     pub(crate) async fn list(&self) -> io::Result<Vec<Link>> {
         let messages: Vec<LinkMessage> = self.handle.link().get().execute().try_collect().await.map_err(to_io)?;

@@ -171,6 +171,7 @@ impl Networks {
             if let Some(link) = self.inner.links.find(host_name).await.map_err(failed())? {
                 self.inner.links.delete(link.index).await.map_err(failed())?;
             }
+            self.police_no_more(host_name).await?;
         }
         self.unregister(request, host_name).await
     }

@@ -30,9 +30,6 @@ pub enum Request {
     /// Answer: [`Reply::Done`] when both are written (not yet synced). CPUs and devices stand still until the connection
     /// is closed, and then go on; or the machine ends, on [`SaveControl::End`].
     Save,
-    /// Virtual machine only. The images of disks have grown, and the guest is to know. Answer: [`Reply::Done`] when it was
-    /// told.
-    DisksGrown,
     /// Ask the guest's init for a clean shutdown. Answer: [`Reply::Done`] when it was asked, not when it is down.
     Shutdown,
     /// End the instance at once. Answer: [`Reply::Done`]; the end is told by [`Event::Exited`].
@@ -48,9 +45,9 @@ pub enum Request {
     Stats,
     /// Container only. Answer: [`Reply::Network`] with its network namespace as descriptor.
     Network,
-    /// Container only. A new specification, of the type that [`crate::handshake::Start`] carries. What of it can change
-    /// while the container runs is changed, as a whole or not at all; the rest is left as it is. Answer:
-    /// [`Reply::Done`].
+    /// What is to be changed while the instance runs, as a whole or not at all. Of a container a new specification, of the
+    /// type that [`crate::handshake::Start`] carries, of which what cannot be changed is left as it is; of a virtual machine
+    /// new settings of its devices. Answer: [`Reply::Done`].
     Change(serde_json::Value),
 }
 

@@ -1,5 +1,8 @@
 //! Changes that reach running containers, through `berth` and the real `lxc`.
 
+use std::io::Read;
+use std::time::{Duration, Instant};
+
 use berth_tests::Daemon;
 
 fn allowed_cpus(daemon: &Daemon, name: &str) -> String {
@@ -126,4 +129,85 @@ fn network_interfaces_come_and_go_while_it_runs() {
     let said = daemon.berth("config device add c1 bad nic nictype=bridged parent=lo").fails();
     assert!(said.contains("lo"), "{said}");
     daemon.finish();
+}
+
+/// Mebibytes that are moved under a limit, and per second at most.
+const MOVED: u64 = 6;
+const RATE: u64 = 2;
+
+#[test]
+fn network_interfaces_are_limited() {
+    let daemon = Daemon::with_busybox();
+    daemon.lxc("profile device set default eth0 limits.ingress 100Mbit").ok();
+    daemon.berth("launch busybox c1").ok();
+    let network = daemon.networks().remove(0);
+    let port = || daemon.instance("c1")["config"]["volatile.eth0.host_name"].as_str().unwrap_or_default().to_owned();
+    let first = port();
+    let shaped = |port: &str| run("tc", &["qdisc", "show", "dev", port]);
+    let policed = |port: &str| run("nft", &["list", "tables"]).contains(&format!("netdev berth_{port}\n"));
+    assert!(shaped(&first).contains("tbf") && shaped(&first).contains("rate 100Mbit"), "{}", shaped(&first));
+    assert!(!policed(&first));
+
+    // By the real `lxc`, while it runs.
+    daemon.lxc(&format!("config device override c1 eth0 limits.ingress= limits.max={}Mibit", RATE * 8)).ok();
+    assert_eq!(port(), first, "the interface stays");
+    assert!(shaped(&first).contains("tbf") && policed(&first), "{}", shaped(&first));
+    let (gateway, guest) = addresses(&daemon, &network);
+    let script = format!("ip addr add {guest}/24 dev eth0; ip link set eth0 up");
+    daemon.berth_args(["exec", "c1", "--", "sh", "-c", &script]).ok();
+    let host = std::net::TcpListener::bind((gateway.as_str(), 0)).unwrap();
+    let nc = format!("nc {gateway} {}", host.local_addr().unwrap().port());
+    let there = std::thread::spawn(move || {
+        let (mut from_guest, _) = host.accept().unwrap();
+        std::io::copy(&mut from_guest, &mut std::io::sink()).unwrap();
+        // busybox waits for this before it ends.
+        drop(from_guest);
+        let (mut to_guest, _) = host.accept().unwrap();
+        std::io::copy(&mut std::io::repeat(0).take(MOVED << 20), &mut to_guest).unwrap()
+    });
+    // What comes from it may begin with a second's worth, what goes to it with nearly nothing.
+    takes_its_time(&daemon, &format!("dd if=/dev/zero bs=1M count={MOVED} | {nc}"), MOVED / RATE - 1);
+    takes_its_time(&daemon, &format!("{nc} </dev/null | wc -c"), MOVED / RATE);
+    assert_eq!(there.join().unwrap(), MOVED << 20);
+
+    let said = daemon.lxc("config device set c1 eth0 limits.egress=1Mbit").fails();
+    assert!(said.contains("say either it or them"), "{said}");
+    let said = daemon.lxc("config device set c1 eth0 limits.max=1MB").fails();
+    assert!(said.contains("limits.max"), "{said}");
+    daemon.lxc("config device unset c1 eth0 limits.max").ok();
+    assert!(!shaped(&first).contains("tbf") && !policed(&first), "{}", shaped(&first));
+    // A new interface comes with its limits, and takes them with it.
+    daemon.berth(&format!("config device add c1 eth1 nic network={network} limits.egress=1Mbit")).ok();
+    let second = daemon.instance("c1")["config"]["volatile.eth1.host_name"].as_str().unwrap().to_owned();
+    assert!(policed(&second) && !shaped(&second).contains("tbf"));
+    daemon.berth("config device remove c1 eth1").ok();
+    assert!(!policed(&second));
+    daemon.berth("config device set c1 eth0 limits.egress=1Mbit").ok();
+    assert!(policed(&first));
+    daemon.berth("stop c1 --force").ok();
+    assert!(!policed(&first), "nothing is left of it");
+    daemon.finish();
+}
+
+/// The network's own IPv4 address, and one that a guest can take.
+fn addresses(daemon: &Daemon, network: &str) -> (String, String) {
+    let network = daemon.get(&format!("/1.0/networks/{network}"));
+    let (address, prefix) = network["config"]["ipv4.address"].as_str().unwrap().split_once('/').unwrap();
+    assert_eq!(prefix, "24");
+    (address.to_owned(), format!("{}.250", address.rsplit_once('.').unwrap().0))
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs `script`, which may not take less than `seconds`, but for what may go at once after a pause.
+fn takes_its_time(daemon: &Daemon, script: &str, seconds: u64) {
+    let start = Instant::now();
+    let said = daemon.berth_args(["exec", "c1", "--", "sh", "-c", script]).ok();
+    let took = start.elapsed();
+    eprintln!("{script}: {took:?}");
+    assert!(took + Duration::from_millis(500) > Duration::from_secs(seconds), "only {took:?}: {said}");
 }

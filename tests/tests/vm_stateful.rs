@@ -1,9 +1,10 @@
 //! A virtual machine that is stopped with its run state goes on where it was.
 
 use std::fs::OpenOptions;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use berth_tests::Daemon;
 use berth_tests::guests::{Events, daemon_with_debian, sh, status, step, wait_booted};
@@ -17,6 +18,7 @@ fn a_virtual_machine_goes_on_where_it_was_stopped() {
     wait_booted(&daemon, "v1");
     it_has_to_be_allowed(&daemon);
     its_disk_grows(&daemon);
+    its_disk_and_nic_are_limited(&daemon);
     let boot_id = sh(&daemon, "v1", BOOT_ID);
     something_goes_on_in_it(&daemon);
 
@@ -38,6 +40,7 @@ fn a_virtual_machine_goes_on_where_it_was_stopped() {
     it_has_grown_to(&daemon, 12);
     its_clock_is_right(&daemon);
     its_network_works(&daemon);
+    it_is_limited_as_before(&daemon);
     assert_eq!(daemon.instance("v1")["stateful"], false);
     assert!(!state(&daemon).exists(), "a state that was used is gone");
 
@@ -81,6 +84,60 @@ fn its_disk_grows(daemon: &Daemon) {
     let said = daemon.lxc("config device set v1 root size=10GiB").fails();
     assert!(said.contains("cannot shrink"), "{said}");
     assert_eq!(daemon.lxc("config device get v1 root size").ok(), "11GiB\n");
+}
+
+/// Mebibytes that are moved under a limit, and per second at most.
+const MOVED: u64 = 8;
+const RATE: u64 = 4;
+
+/// Limits what there is of disk and NIC, by the real `lxc`. Nothing is measured but that it takes as long as it must.
+fn its_disk_and_nic_are_limited(daemon: &Daemon) {
+    step("its disk and its NIC are limited while it runs");
+    sh(daemon, "v1", &format!("head -c {MOVED}M /dev/urandom > /root/moved; sync"));
+    daemon.lxc(&format!("config device set v1 root limits.read={RATE}MiB limits.write={}MiB", RATE * 2)).ok();
+    takes_its_time(daemon, READ, MOVED / RATE);
+    let write = format!("dd if=/dev/zero of=/root/written bs=1M count={MOVED} conv=fsync 2>&1");
+    takes_its_time(daemon, &write, MOVED / (RATE * 2));
+    let said = daemon.lxc("config device set v1 root limits.max=1MB").fails();
+    assert!(said.contains("say either it or them"), "{said}");
+    daemon.lxc("config device unset v1 root limits.write").ok();
+    daemon
+        .lxc(&format!("config device override v1 eth0 limits.ingress={0}Mibit limits.egress={0}Mibit", RATE * 8))
+        .ok();
+    let said = daemon.lxc("config device set v1 eth0 mtu=1400").fails();
+    assert!(said.contains("stop it first"), "{said}");
+    let address = sh(daemon, "v1", "ip route show default | cut -d ' ' -f 3");
+    let host = std::net::TcpListener::bind((address.trim(), 0)).expect("the host has the bridge's address");
+    let port = host.local_addr().expect("it is bound").port();
+    let connect = format!("/dev/tcp/{}/{port}", address.trim());
+    let there = std::thread::spawn(move || {
+        let (mut from_guest, _) = host.accept().expect("the guest connects");
+        std::io::copy(&mut from_guest, &mut std::io::sink()).expect("the guest sends");
+        let (mut to_guest, _) = host.accept().expect("the guest connects again");
+        std::io::copy(&mut std::io::repeat(0).take(MOVED << 20), &mut to_guest).expect("the guest receives")
+    });
+    takes_its_time(daemon, &format!("bash -c 'exec 3<>{connect}; head -c {MOVED}M /dev/zero >&3'"), MOVED / RATE);
+    takes_its_time(daemon, &format!("bash -c 'exec 3<>{connect}; head -c {MOVED}M <&3 | wc -c'"), MOVED / RATE);
+    assert_eq!(there.join().expect("the host's end works"), MOVED << 20);
+    daemon.lxc("config device remove v1 eth0").ok();
+}
+
+/// Reads `/root/moved` from the disk.
+const READ: &str = "dd if=/root/moved of=/dev/null bs=1M iflag=direct 2>&1";
+
+/// Limits come from the configuration, not from what was saved.
+fn it_is_limited_as_before(daemon: &Daemon) {
+    takes_its_time(daemon, READ, MOVED / RATE);
+    daemon.lxc("config device unset v1 root limits.read").ok();
+}
+
+/// Runs `script`, which may not take less than `seconds`, but for what may go at once after a pause.
+fn takes_its_time(daemon: &Daemon, script: &str, seconds: u64) {
+    let start = Instant::now();
+    let said = sh(daemon, "v1", script);
+    let took = start.elapsed();
+    eprintln!("   {script}: {took:?}");
+    assert!(took + Duration::from_millis(500) > Duration::from_secs(seconds), "only {took:?}: {said}");
 }
 
 /// Waits for the guest's root file system to have its new size.

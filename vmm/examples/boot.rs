@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 use berth_supervisor::handshake::{FdIndex, HANDSHAKE_FD, PROTOCOL_VERSION, Proceed, Progress, Start};
 use berth_supervisor::protocol::{CONTROL_SOCKET, Event, Reply, Request};
 use berth_supervisor::transport::Endpoint;
+use berth_vmm::settings::{DiskSettings, NicSettings};
 use berth_vmm::spec::{DiskSpec, NicSpec, OriginSpec, VmSpec};
 use clap::Parser;
 
@@ -93,11 +94,13 @@ fn specification(arguments: &Arguments) -> anyhow::Result<(VmSpec, Vec<OwnedFd>)
     let mut disks = Vec::new();
     for (i, path) in arguments.disk.iter().enumerate() {
         let file = File::options().read(true).write(true).open(path)?;
-        disks.push(DiskSpec { file: add(file.into()), readonly: false, id: format!("disk{i}") });
+        let (id, settings) = (format!("disk{i}"), DiskSettings::default());
+        disks.push(DiskSpec { file: add(file.into()), readonly: false, id, settings });
     }
     let mut nics = Vec::new();
     for (i, name) in arguments.tap.iter().enumerate() {
-        nics.push(NicSpec { tap: add(tap(name)?), hwaddr: [0x02, 0, 0, 0, 0, i as u8 + 1], mtu: 1500 });
+        let (hwaddr, settings) = ([0x02, 0, 0, 0, 0, i as u8 + 1], NicSettings::default());
+        nics.push(NicSpec { id: format!("eth{i}"), tap: add(tap(name)?), hwaddr, mtu: 1500, settings });
     }
     let spec = VmSpec {
         uuid: "00112233445566778899aabbccddeeff".into(),

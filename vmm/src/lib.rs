@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`spec`] | what the daemon hands over |
+//! | [`spec`], [`settings`] | what the daemon hands over; what of it can be changed later |
 //! | [`memory`] | the guest's physical address space |
 //! | [`kvm`] | KVM itself, the threads of virtual CPUs |
 //! | [`cpu`] | features and registers of a virtual CPU |
@@ -29,5 +29,6 @@ pub mod power;
 pub mod probe;
 pub mod process;
 pub mod seccomp;
+pub mod settings;
 pub mod spec;
 pub mod state;

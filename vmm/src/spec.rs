@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use berth_supervisor::handshake::FdIndex;
 use serde::{Deserialize, Serialize};
 
+use crate::settings::{DiskSettings, NicSettings};
+
 /// Most virtual CPUs of one machine: ids above 254 need x2APIC entries that the firmware tables do not carry.
 pub const MAX_VCPUS: u8 = 254;
 /// Least memory of a machine. Less than this no kernel with an initrd comes up in.
@@ -100,19 +102,25 @@ pub struct DiskSpec {
     pub file: FdIndex,
     /// The guest cannot write it.
     pub readonly: bool,
-    /// What the guest reads as the disk's serial number; at most 20 bytes.
+    /// What the guest reads as the disk's serial number, at most 20 bytes, and what changes name it by.
     pub id: String,
+    /// What can be changed later.
+    pub settings: DiskSettings,
 }
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
+    /// What changes name it by.
+    pub id: String,
     /// Tap device, opened with `IFF_VNET_HDR | IFF_NO_PI`.
     pub tap: FdIndex,
     /// MAC address.
     pub hwaddr: [u8; 6],
     /// Largest packet the link takes.
     pub mtu: u16,
+    /// What can be changed later.
+    pub settings: NicSettings,
 }
 
 /// A specification that no machine can be built from.

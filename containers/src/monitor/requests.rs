@@ -126,7 +126,6 @@ impl Server {
                 self.container.kill();
                 Ok(done(()))
             }
-            Request::DisksGrown => Err((RefusalKind::NotSupported, "a container has no disks of its own".to_owned())),
             Request::Save => {
                 Err((RefusalKind::NotSupported, "the run state of a container cannot be saved".to_owned()))
             }

@@ -10,6 +10,8 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
+use crate::rate::Limit;
+
 /// virtio counts disks in sectors of this size, whatever the disk's blocks are.
 pub const SECTOR: u64 = 512;
 /// Bytes of the serial number.
@@ -25,6 +27,15 @@ const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 /// Sectors of one range to zero (16 MiB): zeroes may have to be written out, and a reset waits for that.
 pub const MAX_ZERO_SECTORS: u32 = 1 << 15;
 
+/// Most that a disk may do in a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BlockLimits {
+    /// Reads.
+    pub read: Limit,
+    /// Writes, discards and zeroing; the latter two count as a sector for each range.
+    pub write: Limit,
+}
+
 /// What a disk is.
 #[derive(Debug)]
 pub struct BlockConfig {
@@ -36,6 +47,8 @@ pub struct BlockConfig {
     pub readonly: bool,
     /// Serial number the guest reads (`/dev/disk/by-id/virtio-…`), cut at 20 bytes.
     pub serial: String,
+    /// See [`BlockLimits`].
+    pub limits: BlockLimits,
 }
 
 /// What both the device and its engine know of the disk.

@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io;
 
-use super::config::{BlockConfig, Geometry, QUEUE_SIZE, sectors_of};
+use super::config::{BlockConfig, BlockLimits, Geometry, QUEUE_SIZE, sectors_of};
 use super::engine::BlockEngine;
 use super::lock::lock;
 use super::saved::SavedBlock;
 use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
 use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
-use crate::worker::{ThreadKind, ThreadSetup, Worker};
+use crate::worker::{Remote, ThreadKind, ThreadSetup, Worker};
 
 const QUEUES: &[u16] = &[QUEUE_SIZE];
 
@@ -19,7 +19,19 @@ pub struct Block {
     geometry: Geometry,
     /// The engine's, to ask for its length.
     file: File,
-    worker: Worker,
+    worker: Worker<BlockLimits>,
+}
+
+/// Changes a disk that is in use.
+#[derive(Clone)]
+pub struct BlockRemote(Remote<BlockLimits>);
+
+impl BlockRemote {
+    /// Limits it anew; requests that wait go on under the new limits.
+    pub fn limit(&self, limits: BlockLimits) -> io::Result<()> {
+        let sent = self.0.order(limits);
+        if sent { Ok(()) } else { Err(io::Error::other("the disk's thread ended; restart the instance")) }
+    }
 }
 
 impl Block {
@@ -28,9 +40,14 @@ impl Block {
         lock(&config.file, config.readonly)?;
         let geometry = Geometry::new(&config)?;
         let file = config.file.try_clone()?;
-        let engine = BlockEngine::new(config.file, geometry.clone());
+        let engine = BlockEngine::new(config.file, geometry.clone(), config.limits);
         let worker = Worker::spawn(&config.name, ThreadKind::Block, engine, setup)?;
         Ok(Self { geometry, file, worker })
+    }
+
+    /// For changing it while it is in use.
+    pub fn remote(&self) -> BlockRemote {
+        BlockRemote(self.worker.remote())
     }
 }
 

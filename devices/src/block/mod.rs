@@ -3,14 +3,15 @@
 mod config;
 mod device;
 mod engine;
+mod gate;
 mod lock;
 mod request;
 mod saved;
 #[cfg(test)]
 mod tests;
 
-pub use config::BlockConfig;
-pub use device::Block;
+pub use config::{BlockConfig, BlockLimits};
+pub use device::{Block, BlockRemote};
 
 /// System calls of the disk's thread beside those of every device.
 pub(crate) const SYSCALLS: &[libc::c_long] =

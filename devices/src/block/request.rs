@@ -26,7 +26,7 @@ const RANGE: usize = 16;
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The header of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Request {
     kind: u32,
     sector: u64,
@@ -42,6 +42,36 @@ impl Request {
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
         Ok(Some(Self { kind: u32::from_le_bytes([a, b, c, d]), sector: u64::from_le_bytes(sector) }))
     }
+
+    /// What it counts for; none for what is never limited.
+    pub fn cost(&self, chain: &Chain) -> Option<Cost> {
+        let sent = (chain.readable.len() - HEADER) as u64;
+        let (direction, bytes) = match self.kind {
+            VIRTIO_BLK_T_IN => (Direction::Read, chain.writable.len() as u64 - 1),
+            VIRTIO_BLK_T_OUT => (Direction::Write, sent),
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => (Direction::Write, sent / RANGE as u64 * SECTOR),
+            _ => return None,
+        };
+        Some(Cost { direction, bytes })
+    }
+}
+
+/// Which limit a request falls under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the disk.
+    Read,
+    /// To the disk.
+    Write,
+}
+
+/// What a request counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Against which limit.
+    pub direction: Direction,
+    /// Bytes.
+    pub bytes: u64,
 }
 
 /// How a request ended.

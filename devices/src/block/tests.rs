@@ -1,12 +1,14 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Block, BlockConfig};
+use super::{Block, BlockConfig, BlockLimits};
 use crate::pci::PciDevice;
+use crate::rate::Limit;
 use crate::saved::StateError;
 use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
@@ -24,12 +26,16 @@ struct Rig {
     file: File,
 }
 
+fn config(file: &File, readonly: bool) -> BlockConfig {
+    let limits = BlockLimits::default();
+    BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly, serial: "disk-1".into(), limits }
+}
+
 fn rig(readonly: bool) -> Rig {
     let mut file = tempfile::tempfile().unwrap();
     let pattern: Vec<u8> = (0..SIZE).map(|at| (at / 512) as u8 ^ at as u8).collect();
     file.write_all(&pattern).unwrap();
-    let config = BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly, serial: "disk-1".into() };
-    let mut block = Block::new(config, &confined()).unwrap();
+    let mut block = Block::new(config(&file, readonly), &confined()).unwrap();
     let (driver, activation) = Driver::new(&[256], FLUSH, true);
     block.activate(activation).unwrap();
     Rig { block, driver, file }
@@ -192,8 +198,81 @@ fn configuration_reads_at_any_width() {
 }
 
 fn disk(file: &File, readonly: bool) -> Box<Block> {
-    let config = BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly, serial: "1".into() };
-    Box::new(Block::new(config, &confined()).unwrap())
+    Box::new(Block::new(config(file, readonly), &confined()).unwrap())
+}
+
+/// Limits of one read and one write a minute.
+fn hardly_anything() -> BlockLimits {
+    let limit = Limit { bytes: NonZeroU64::new(1), operations: None };
+    BlockLimits { read: limit, write: limit }
+}
+
+#[test]
+fn limits_hold_requests_until_they_are_lifted() {
+    let mut rig = rig(false);
+    let remote = rig.block.remote();
+    remote.limit(hardly_anything()).unwrap();
+    assert_eq!(rig.request(0, 0, &[(BUFFER, 512, true)]).0, 0);
+    rig.driver.write(HEADER, &[0; 16]);
+    let read = [(HEADER, 16, false), (BUFFER, 512, true), (STATUS, 1, true)];
+    let waiting = [rig.driver.queues[0].add(&read), rig.driver.queues[0].add(&read)];
+    rig.driver.queues[0].kick();
+    // Writes have a limit of their own, flushes have none: both overtake.
+    rig.driver.write(HEADER + 0x40, &[1u64.to_le_bytes(), 9u64.to_le_bytes()].concat());
+    rig.driver.request(0, &[(HEADER + 0x40, 16, false), (BUFFER + 0x1000, 512, false), (STATUS + 1, 1, true)]);
+    rig.driver.write(HEADER + 0x80, &[4; 1]);
+    rig.driver.request(0, &[(HEADER + 0x80, 16, false), (STATUS + 2, 1, true)]);
+    remote.limit(BlockLimits::default()).unwrap();
+    assert_eq!(waiting.map(|_| rig.driver.wait_used(0)), waiting.map(|head| (head, 513)));
+}
+
+#[test]
+fn a_reset_forgets_what_waits_for_its_limit() {
+    let mut rig = rig(false);
+    let remote = rig.block.remote();
+    remote.limit(hardly_anything()).unwrap();
+    for _ in 0..60 {
+        rig.driver.queues[0].add(&[(HEADER, 16, false), (BUFFER, 512, true), (STATUS, 1, true)]);
+    }
+    rig.driver.queues[0].kick();
+    rig.driver.wait_used(0);
+    rig.block.reset();
+    let (driver, activation) = Driver::new(&[256], FLUSH, true);
+    rig.driver = driver;
+    remote.limit(BlockLimits::default()).unwrap();
+    rig.block.activate(activation).unwrap();
+    assert_eq!(rig.request(0, 0, &[(BUFFER, 512, true)]), (0, 513));
+}
+
+#[test]
+fn what_waits_for_its_limit_is_carried_out_before_a_machine_is_saved() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    let limited = || {
+        let config = BlockConfig { limits: hardly_anything(), ..config(&file, false) };
+        Box::new(Block::new(config, &confined()).unwrap())
+    };
+    let mut function = Function::start(limited(), FLUSH);
+    for sector in 0..5u64 {
+        let (header, data) = (HEADER + sector * 16, BUFFER + sector * 512);
+        function.memory.write_obj(1u32, GuestAddress(header)).unwrap();
+        function.memory.write_obj(sector, GuestAddress(header + 8)).unwrap();
+        function.memory.write_slice(&[sector as u8 + 1; 512], GuestAddress(data)).unwrap();
+        function.queues[0].add(&[(header, 16, false), (data, 512, false), (STATUS + sector, 1, true)]);
+    }
+    // A flush is not limited: once it is done, all before it have been taken.
+    function.memory.write_obj(4u32, GuestAddress(HEADER + 0x80)).unwrap();
+    let flush = function.queues[0].add(&[(HEADER + 0x80, 16, false), (STATUS + 8, 1, true)]);
+    function.kick(0);
+    while function.wait_used(0).0 != flush {}
+    let mut function = function.move_to(limited());
+    for _ in 1..5 {
+        function.wait_used(0);
+    }
+    let mut data = vec![0; 5 * 512];
+    (&file).seek(SeekFrom::Start(0)).unwrap();
+    (&file).read_exact(&mut data).unwrap();
+    assert!((0..5).all(|sector| data[sector * 512] == sector as u8 + 1));
 }
 
 #[test]

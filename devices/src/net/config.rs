@@ -1,5 +1,6 @@
 //! What a network card is, and how the guest sees that.
 
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 
 use virtio_bindings::virtio_net::{
@@ -39,6 +40,17 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// MTU told to the guest.
     pub mtu: u16,
+    /// See [`NetLimits`].
+    pub limits: NetLimits,
+}
+
+/// Most that a card may carry, in bytes a second, headers of virtio not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetLimits {
+    /// To the guest.
+    pub ingress: Option<NonZeroU64>,
+    /// From the guest.
+    pub egress: Option<NonZeroU64>,
 }
 
 /// The configuration structure.

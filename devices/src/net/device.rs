@@ -4,14 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::config::{FEATURES, NetConfig, QUEUE_SIZE, space};
+use super::config::{FEATURES, NetConfig, NetLimits, QUEUE_SIZE, space};
 use super::engine::NetEngine;
 use super::saved::SavedNet;
 use super::tap::{Link, Tap};
 use crate::saved::{Sections, StateError};
 use crate::virtio::device::read_space;
 use crate::virtio::{ActivateError, Activation, QueuePosition, VirtioDevice, device_type};
-use crate::worker::{ThreadKind, ThreadSetup, Worker};
+use crate::worker::{Remote, ThreadKind, ThreadSetup, Worker};
 
 const QUEUES: &[u16] = &[QUEUE_SIZE, QUEUE_SIZE];
 
@@ -20,13 +20,26 @@ pub struct Net {
     mac: [u8; 6],
     mtu: u16,
     link_up: Arc<AtomicBool>,
-    worker: Worker,
+    worker: Worker<NetLimits>,
+}
+
+/// Changes a card that is in use.
+#[derive(Clone)]
+pub struct NetRemote(Remote<NetLimits>);
+
+impl NetRemote {
+    /// Limits it anew; frames that wait go on under the new limits.
+    pub fn limit(&self, limits: NetLimits) -> io::Result<()> {
+        let sent = self.0.order(limits);
+        if sent { Ok(()) } else { Err(io::Error::other("the network card's thread ended; restart the instance")) }
+    }
 }
 
 impl Net {
     /// Makes the card and its (idle) thread.
     pub fn new(config: NetConfig, setup: &ThreadSetup) -> io::Result<Self> {
-        Self::with_link(&config.name, Tap::new(config.tap)?, config.mac, config.mtu, setup)
+        let NetConfig { name, tap, mac, mtu, limits } = config;
+        Self::with_link(&name, Tap::new(tap)?, mac, mtu, limits, setup)
     }
 
     pub(super) fn with_link(
@@ -34,11 +47,17 @@ impl Net {
         link: impl Link,
         mac: [u8; 6],
         mtu: u16,
+        limits: NetLimits,
         setup: &ThreadSetup,
     ) -> io::Result<Self> {
         let link_up = Arc::new(AtomicBool::new(true));
-        let engine = NetEngine::new(link, mtu, link_up.clone());
+        let engine = NetEngine::new(link, mtu, link_up.clone(), limits);
         Ok(Self { mac, mtu, link_up, worker: Worker::spawn(name, ThreadKind::Net, engine, setup)? })
+    }
+
+    /// For changing it while it is in use.
+    pub fn remote(&self) -> NetRemote {
+        NetRemote(self.worker.remote())
     }
 }
 

@@ -12,8 +12,8 @@ mod tap_tests;
 mod tests;
 mod transmit;
 
-pub use config::NetConfig;
-pub use device::Net;
+pub use config::{NetConfig, NetLimits};
+pub use device::{Net, NetRemote};
 pub(crate) use tap::TUNSETOFFLOAD;
 
 /// System calls of the card's thread beside those of every device.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use tracing::debug;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -13,6 +14,7 @@ use vm_memory::{Address, Bytes};
 
 use super::config::HEADER;
 use crate::Memory;
+use crate::rate::Pace;
 use crate::virtio::{ActiveQueue, Chain, IoVecs, QueuePosition, RingError, Segment};
 
 /// Frames taken before the loop looks at other events.
@@ -52,11 +54,14 @@ pub struct Receiver {
     room: usize,
     used: Vec<(u16, u32)>,
     starved: bool,
+    pace: Pace,
+    /// When the rate allows the next frame, if it does not now.
+    paused: Option<Instant>,
 }
 
 impl Receiver {
     /// Nothing received yet.
-    pub fn new(queue: ActiveQueue, features: u64, largest: usize) -> Self {
+    pub fn new(queue: ActiveQueue, features: u64, largest: usize, pace: Pace) -> Self {
         Self {
             queue,
             chain: Chain::default(),
@@ -67,12 +72,24 @@ impl Receiver {
             room: 0,
             used: Vec::new(),
             starved: false,
+            pace,
+            paused: None,
         }
     }
 
     /// Whether the guest must give buffers before the tap is worth polling.
     pub fn starved(&self) -> bool {
         self.starved
+    }
+
+    /// Until when the rate allows no frame.
+    pub fn paused(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    /// Goes on at another pace.
+    pub fn set_pace(&mut self, pace: Pace) {
+        (self.pace, self.paused) = (pace, None);
     }
 
     /// Where the queue stands: buffers that wait for frames are as good as never taken.
@@ -88,8 +105,13 @@ impl Receiver {
     /// Receives what there is. The tap is polled by level, so what is left over comes back as an event.
     pub fn run(&mut self, memory: &Memory, link: &impl AsFd) -> Result<(), RingError> {
         self.starved = false;
+        self.paused = None;
         self.queue.disable_kicks(memory)?;
         for _ in 0..BUDGET {
+            self.paused = self.pace.blocked(Instant::now);
+            if self.paused.is_some() {
+                break;
+            }
             match self.receive(memory, link)? {
                 Outcome::Frame => {}
                 Outcome::Idle => break,
@@ -144,7 +166,10 @@ impl Receiver {
         };
         let vecs = IoVecs::new(memory, self.segments.iter().take(count).copied())?;
         match vecs.read_from(link) {
-            Ok(len) if len >= HEADER => self.give(memory, len)?,
+            Ok(len) if len >= HEADER => {
+                self.pace.passed(Instant::now, (len - HEADER) as u64);
+                self.give(memory, len)?;
+            }
             Ok(len) => debug!(len, "the tap gave less than a header"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Outcome::Idle),
             Err(error) => {

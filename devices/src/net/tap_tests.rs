@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::{Net, NetConfig};
+use super::{Net, NetConfig, NetLimits};
 use crate::test_utils::{DATA, Driver, confined};
 use crate::virtio::VirtioDevice;
 
@@ -73,7 +73,8 @@ fn exchange() {
         return;
     };
     let mut host = host(index);
-    let config = NetConfig { name: "t".into(), tap: tap.into(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+    let (name, mac, limits) = ("t".into(), [2, 0, 0, 0, 0, 1], NetLimits::default());
+    let config = NetConfig { name, tap: tap.into(), mac, mtu: 1500, limits };
     let mut net = Net::new(config, &confined()).unwrap();
     let (mut driver, activation) = Driver::new(&[256, 256], FEATURES, true);
     net.activate(activation).unwrap();

@@ -1,4 +1,5 @@
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
@@ -6,8 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::Net;
 use super::tap::Link;
+use super::{Net, NetLimits};
 use crate::test_utils::hostile::{rings, torment};
 use crate::test_utils::{DATA, Driver, Function, confined, malformed_chains};
 use crate::virtio::VirtioDevice;
@@ -48,7 +49,7 @@ fn rig(features: u64) -> Rig {
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let seen = Arc::default();
     let cable = Cable { socket: guest, features: Arc::clone(&seen) };
-    let mut net = Net::with_link("t", cable, MAC, 1500, &confined()).unwrap();
+    let mut net = Net::with_link("t", cable, MAC, 1500, NetLimits::default(), &confined()).unwrap();
     let (driver, activation) = Driver::new(&[256, 256], features, true);
     net.activate(activation).unwrap();
     Rig { net, driver, host, features: seen }
@@ -206,7 +207,7 @@ fn card(mtu: u16) -> (Box<Net>, UnixDatagram) {
     guest.set_nonblocking(true).unwrap();
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let cable = Cable { socket: guest, features: Arc::default() };
-    (Box::new(Net::with_link("t", cable, MAC, mtu, &confined()).unwrap()), host)
+    (Box::new(Net::with_link("t", cable, MAC, mtu, NetLimits::default(), &confined()).unwrap()), host)
 }
 
 #[test]
@@ -234,6 +235,35 @@ fn another_mtu_is_refused() {
         panic!("it was taken")
     };
     assert!(error.to_string().contains("MTU"), "{error}");
+}
+
+#[test]
+fn limits_hold_frames_until_they_are_lifted() {
+    let mut rig = rig(0);
+    let remote = rig.net.remote();
+    let slow = NonZeroU64::new(1);
+    remote.limit(NetLimits { ingress: slow, egress: slow }).unwrap();
+    rig.driver.write(DATA + 0x8000, &frame(1500, 7));
+    let first = rig.driver.queues[1].add(&[(DATA + 0x8000, 1500, false)]);
+    let second = rig.driver.queues[1].add(&[(DATA + 0x8000, 1000, false)]);
+    rig.driver.queues[1].kick();
+    assert_eq!(rig.driver.wait_used(1).0, first);
+    assert_eq!(rig.receive().len(), 1500);
+    for index in 0..4 {
+        rig.driver.queues[0].add(&[(DATA + index * 2048, 1600, true)]);
+    }
+    rig.driver.queues[0].kick();
+    rig.host.send(&frame(100, 1)).unwrap();
+    assert_eq!(rig.driver.wait_used(0).1, 100);
+    rig.host.send(&frame(200, 1)).unwrap();
+    // The thread has seen both and waits: it is asked something and answers with both still to be done.
+    assert_eq!(rig.net.hold().len(), 2);
+    rig.net.resume();
+    assert_eq!((rig.driver.queues[0].used(), rig.driver.queues[1].used()), (None, None));
+    remote.limit(NetLimits::default()).unwrap();
+    assert_eq!(rig.driver.wait_used(0).1, 200);
+    assert_eq!(rig.driver.wait_used(1).0, second);
+    assert_eq!(rig.receive().len(), 1000);
 }
 
 proptest! {

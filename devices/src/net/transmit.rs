@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use tracing::debug;
 
 use super::config::{HEADER, MAX_FRAME};
 use crate::Memory;
+use crate::rate::Pace;
 use crate::virtio::{ActiveQueue, Chain, IoVecs, QueuePosition, RingError};
 
 /// Frames sent before the loop looks at other events.
@@ -19,17 +21,30 @@ pub struct Transmitter {
     queue: ActiveQueue,
     chain: Chain,
     blocked: bool,
+    pace: Pace,
+    /// When the rate allows the next frame, if it does not now.
+    paused: Option<Instant>,
 }
 
 impl Transmitter {
     /// Nothing sent yet.
-    pub fn new(queue: ActiveQueue) -> Self {
-        Self { queue, chain: Chain::default(), blocked: false }
+    pub fn new(queue: ActiveQueue, pace: Pace) -> Self {
+        Self { queue, chain: Chain::default(), blocked: false, pace, paused: None }
     }
 
     /// Whether a frame waits for room in the tap.
     pub fn blocked(&self) -> bool {
         self.blocked
+    }
+
+    /// Until when the rate allows no frame.
+    pub fn paused(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    /// Goes on at another pace.
+    pub fn set_pace(&mut self, pace: Pace) {
+        (self.pace, self.paused) = (pace, None);
     }
 
     /// Where the queue stands; a frame that waits for room is as good as never taken.
@@ -45,8 +60,13 @@ impl Transmitter {
     /// Sends what the guest has.
     pub fn run(&mut self, memory: &Memory, link: &impl AsFd) -> Result<(), RingError> {
         self.blocked = false;
+        self.paused = None;
         self.queue.disable_kicks(memory)?;
         for _ in 0..BUDGET {
+            self.paused = self.pace.blocked(Instant::now);
+            if self.paused.is_some() {
+                return self.queue.notify(memory);
+            }
             if !self.queue.pop(memory, &mut self.chain)? {
                 if self.queue.enable_kicks(memory)? {
                     self.queue.disable_kicks(memory)?;
@@ -59,6 +79,7 @@ impl Transmitter {
                 self.blocked = true;
                 return self.queue.notify(memory);
             }
+            self.pace.passed(Instant::now, self.chain.readable.len().saturating_sub(HEADER) as u64);
             self.queue.push(memory, self.chain.head, 0)?;
         }
         self.queue.kick_again();

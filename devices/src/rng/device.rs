@@ -1,5 +1,6 @@
 //! The device and its engine.
 
+use std::convert::Infallible;
 use std::io;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -70,6 +71,8 @@ struct RngEngine {
 }
 
 impl Engine for RngEngine {
+    type Order = Infallible;
+
     fn activate(&mut self, mut activation: Activation, poller: &Poller) -> Result<(), ActivateError> {
         let queue = activation.take_queue(0)?;
         poller.add(event_fd(queue.kick()), 0, Events::IN)?;

@@ -1,5 +1,6 @@
 //! The device on its thread: queues and events.
 
+use std::convert::Infallible;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -118,6 +119,8 @@ impl Active {
 }
 
 impl Engine for VsockEngine {
+    type Order = Infallible;
+
     fn activate(&mut self, mut activation: Activation, poller: &Poller) -> Result<(), ActivateError> {
         let to_guest = activation.take_queue(0)?;
         let from_guest = activation.take_queue(1)?;

@@ -9,6 +9,7 @@ mod syscalls;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -55,6 +56,13 @@ pub fn no_setup() -> ThreadSetup {
 ///
 /// Nothing may wait; what takes long is bounded by a budget, so that a reset is heard of.
 pub trait Engine: Send + 'static {
+    /// What the machine's owner may tell the engine while it runs; [`Infallible`] if there is nothing.
+    type Order: Send + 'static;
+    /// Does what the owner wants, whether active or idle. An error is treated as one of [`event`](Self::event).
+    fn order(&mut self, order: Self::Order, poller: &Poller) -> Result<(), RingError> {
+        let _ = (order, poller);
+        Ok(())
+    }
     /// The driver is ready: keep `activation`, and add what to wait for to `poller`, which is new. Tokens are the
     /// engine's own, below [`TOKEN_LIMIT`].
     fn activate(&mut self, activation: Activation, poller: &Poller) -> Result<(), ActivateError>;
@@ -83,28 +91,59 @@ const WAKE: u64 = TOKEN_LIMIT;
 /// Device code is not recursive; the default of 8 MiB would only be address space, but much of it.
 const STACK_SIZE: usize = 256 << 10;
 
-enum Command {
+enum Command<O> {
     Activate(Box<Activation>),
     Reset(SyncSender<()>),
     Hold(SyncSender<Vec<QueuePosition>>),
     Resume,
+    Order(O),
+    End,
+}
+
+/// Sends to a device's thread. Clones reach the same thread.
+pub struct Remote<O> {
+    commands: Sender<Command<O>>,
+    wake: Arc<EventFd>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl<O> Clone for Remote<O> {
+    fn clone(&self) -> Self {
+        let (commands, wake) = (self.commands.clone(), self.wake.clone());
+        Self { commands, wake, interrupted: self.interrupted.clone() }
+    }
+}
+
+impl<O> Remote<O> {
+    fn send(&self, command: Command<O>) -> bool {
+        self.interrupted.store(true, Ordering::Release);
+        self.commands.send(command).is_ok() && self.wake.write(1).is_ok()
+    }
+
+    /// Gives the engine `order`; false if the thread is gone.
+    pub fn order(&self, order: O) -> bool {
+        self.send(Command::Order(order))
+    }
 }
 
 /// Handle of a device's thread. Dropping it ends the thread and waits for that.
-pub struct Worker {
-    commands: Option<Sender<Command>>,
-    wake: EventFd,
-    interrupted: Arc<AtomicBool>,
+pub struct Worker<O = Infallible> {
+    remote: Remote<O>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
+impl<O: Send + 'static> Worker<O> {
     /// Starts the thread and waits until `setup` is through.
-    pub fn spawn(name: &str, kind: ThreadKind, engine: impl Engine, setup: &ThreadSetup) -> io::Result<Self> {
+    pub fn spawn(
+        name: &str,
+        kind: ThreadKind,
+        engine: impl Engine<Order = O>,
+        setup: &ThreadSetup,
+    ) -> io::Result<Self> {
         let (commands, receiver) = channel();
-        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let interrupted = Arc::new(AtomicBool::new(false));
-        let mut thread = Thread::new(name, engine, receiver, wake.try_clone()?, interrupted.clone())?;
+        let mut thread = Thread::new(name, engine, receiver, wake.clone(), interrupted.clone())?;
         let setup = setup.clone();
         let (ready, result) = sync_channel(1);
         let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE).spawn(move || {
@@ -115,24 +154,24 @@ impl Worker {
             }
         })?;
         result.recv().unwrap_or_else(|_| Err(io::Error::other("the device's thread died in its set-up")))?;
-        Ok(Self { commands: Some(commands), wake, interrupted, thread: Some(thread) })
+        Ok(Self { remote: Remote { commands, wake, interrupted }, thread: Some(thread) })
     }
 
-    fn send(&self, command: Command) -> bool {
-        self.interrupted.store(true, Ordering::Release);
-        let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok());
-        sent && self.wake.write(1).is_ok()
+    /// For giving orders from elsewhere.
+    pub fn remote(&self) -> Remote<O> {
+        self.remote.clone()
     }
 
     /// Hands the queues over. Failures of the engine show as NEEDS_RESET.
     pub fn activate(&self, activation: Activation) -> Result<(), ActivateError> {
-        if self.send(Command::Activate(Box::new(activation))) { Ok(()) } else { Err(ActivateError::WorkerGone) }
+        let sent = self.remote.send(Command::Activate(Box::new(activation)));
+        if sent { Ok(()) } else { Err(ActivateError::WorkerGone) }
     }
 
     /// Takes the queues back; returns when the thread let go of them.
     pub fn reset(&self) {
         let (done, wait) = sync_channel(1);
-        if self.send(Command::Reset(done)) {
+        if self.remote.send(Command::Reset(done)) {
             // An error means that the thread is gone, and its queues with it.
             let _ = wait.recv();
         }
@@ -142,21 +181,19 @@ impl Worker {
     /// queues. None of an active device means that it is broken. A held thread still takes all other commands.
     pub fn hold(&self) -> Vec<QueuePosition> {
         let (answer, positions) = sync_channel(1);
-        if self.send(Command::Hold(answer)) { positions.recv().unwrap_or_default() } else { Vec::new() }
+        if self.remote.send(Command::Hold(answer)) { positions.recv().unwrap_or_default() } else { Vec::new() }
     }
 
     /// Lets a held thread go on.
     pub fn resume(&self) {
         // Without a thread there is nothing that could go on.
-        let _ = self.send(Command::Resume);
+        let _ = self.remote.send(Command::Resume);
     }
 }
 
-impl Drop for Worker {
+impl<O> Drop for Worker<O> {
     fn drop(&mut self) {
-        self.commands = None;
-        self.interrupted.store(true, Ordering::Release);
-        let _ = self.wake.write(1);
+        self.remote.send(Command::End);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -172,11 +209,11 @@ enum Heard {
     End,
 }
 
-struct Thread<E> {
+struct Thread<E: Engine> {
     name: String,
     engine: E,
-    commands: Receiver<Command>,
-    wake: EventFd,
+    commands: Receiver<Command<E::Order>>,
+    wake: Arc<EventFd>,
     interrupted: Arc<AtomicBool>,
     poller: Poller,
     warnings: Warnings,
@@ -188,8 +225,8 @@ impl<E: Engine> Thread<E> {
     fn new(
         name: &str,
         engine: E,
-        commands: Receiver<Command>,
-        wake: EventFd,
+        commands: Receiver<Command<E::Order>>,
+        wake: Arc<EventFd>,
         interrupted: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let poller = Self::poller(&wake, &interrupted)?;
@@ -261,8 +298,13 @@ impl<E: Engine> Thread<E> {
                     let _ = answer.send(self.quiesce());
                 }
                 Ok(Command::Resume) => held = false,
+                Ok(Command::Order(order)) => {
+                    if let Err(error) = self.engine.order(order, &self.poller) {
+                        self.broken(&error.to_string());
+                    }
+                }
                 Err(TryRecvError::Empty) => return heard,
-                Err(TryRecvError::Disconnected) => return Heard::End,
+                Ok(Command::End) | Err(TryRecvError::Disconnected) => return Heard::End,
             }
             heard = Heard::Commands;
         }

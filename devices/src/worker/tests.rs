@@ -3,6 +3,8 @@ use super::*;
 struct Nothing;
 
 impl Engine for Nothing {
+    type Order = Infallible;
+
     fn activate(&mut self, _: Activation, _: &Poller) -> Result<(), ActivateError> {
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use berth_containers::spec::Propagation;
 
-use super::{Device, Keys};
+use super::{Device, DiskLimits, Keys};
 use crate::model::Kind;
 use crate::values::parse_size;
 
@@ -15,6 +15,8 @@ pub struct RootDisk {
     pub pool: String,
     /// Size in bytes.
     pub size: Option<u64>,
+    /// Limits, of virtual machines only.
+    pub limits: DiskLimits,
 }
 
 /// `type=disk source=... path=/inside`.
@@ -53,9 +55,13 @@ pub enum DiskSource {
 pub(super) fn parse(keys: &Keys<'_>, kind: Option<Kind>) -> Result<Device, String> {
     let path = keys.get("path").ok_or("the key \"path\" is missing; it is where the disk appears inside")?;
     if path == "/" {
-        keys.only(&["path", "pool", "size"])?;
+        keys.only(&["path", "pool", "size", "limits.read", "limits.write", "limits.max"])?;
         let pool = keys.get("pool").ok_or("the root disk needs a pool; say pool=default")?.to_owned();
-        return Ok(Device::Root(RootDisk { pool, size: keys.parsed("size", parse_size)? }));
+        let limits = DiskLimits::parse(|key| keys.get(key))?;
+        if kind == Some(Kind::Container) && limits != DiskLimits::default() {
+            return Err("limits of disks are for virtual machines only in this version; unset them".to_owned());
+        }
+        return Ok(Device::Root(RootDisk { pool, size: keys.parsed("size", parse_size)?, limits }));
     }
     keys.only(&["path", "source", "pool", "readonly", "recursive", "propagation", "shift", "required"])?;
     if kind == Some(Kind::VirtualMachine) {

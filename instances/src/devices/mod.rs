@@ -1,6 +1,7 @@
 //! Devices of an instance: from the keys on the wire to validated specifications.
 
 mod disk;
+mod limits;
 mod nic;
 mod proxy;
 mod unix;
@@ -13,6 +14,7 @@ use crate::values::parse_bool;
 
 pub use berth_containers::spec::{Node, Proxy};
 pub use disk::{Disk, DiskSource, RootDisk};
+pub use limits::{DiskLimits, DiskRate, NicLimits};
 pub use nic::{Link, Nic};
 
 /// Types of devices that there are.
@@ -33,6 +35,17 @@ pub enum Device {
     Proxy(Proxy),
     /// Takes a device of a profile away.
     None,
+}
+
+impl Device {
+    /// The device without what can be changed while a virtual machine runs.
+    pub(crate) fn fixed(self) -> Self {
+        match self {
+            Self::Root(root) => Self::Root(RootDisk { size: None, limits: DiskLimits::default(), ..root }),
+            Self::Nic(nic) => Self::Nic(Nic { limits: NicLimits::default(), ..nic }),
+            other => other,
+        }
+    }
 }
 
 /// Parses one device; the complaint names it.
@@ -124,7 +137,8 @@ mod tests {
     #[test]
     fn root_disks_need_a_pool() {
         let root = device(&[("type", "disk"), ("path", "/"), ("pool", "default"), ("size", "20GiB")]).unwrap();
-        assert_eq!(root, Device::Root(RootDisk { pool: "default".into(), size: Some(20 << 30) }));
+        let limits = DiskLimits::default();
+        assert_eq!(root, Device::Root(RootDisk { pool: "default".into(), size: Some(20 << 30), limits }));
         assert!(device(&[("type", "disk"), ("path", "/")]).unwrap_err().contains("pool=default"));
     }
 

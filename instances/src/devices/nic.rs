@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Keys;
+use super::{Keys, NicLimits};
 use crate::values::parse_mac;
 
 /// Longest interface name (`IFNAMSIZ` less the final NUL).
@@ -40,6 +40,8 @@ pub struct Nic {
     pub ipv4: Option<Ipv4Addr>,
     /// Fixed IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// Limits.
+    pub limits: NicLimits,
 }
 
 fn address<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -47,7 +49,19 @@ fn address<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 }
 
 pub(super) fn parse(keys: &Keys<'_>) -> Result<Nic, String> {
-    keys.only(&["network", "nictype", "parent", "name", "hwaddr", "mtu", "ipv4.address", "ipv6.address"])?;
+    keys.only(&[
+        "network",
+        "nictype",
+        "parent",
+        "name",
+        "hwaddr",
+        "mtu",
+        "ipv4.address",
+        "ipv6.address",
+        "limits.ingress",
+        "limits.egress",
+        "limits.max",
+    ])?;
     let link = match (keys.get("network"), keys.get("nictype"), keys.get("parent")) {
         (Some(network), None, None) => Link::Network(network.to_owned()),
         (None, Some("bridged"), Some(parent)) => Link::Bridge(parent.to_owned()),
@@ -69,6 +83,7 @@ pub(super) fn parse(keys: &Keys<'_>) -> Result<Nic, String> {
         mtu: keys.parsed("mtu", mtu)?,
         ipv4: keys.parsed("ipv4.address", address)?,
         ipv6: keys.parsed("ipv6.address", address)?,
+        limits: NicLimits::parse(|key| keys.get(key))?,
     })
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod pty;
 pub(crate) mod saved;
+mod settings;
 pub(crate) mod supervised;
 pub(crate) mod vm;
 

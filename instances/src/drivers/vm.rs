@@ -13,11 +13,13 @@ use berth_guest::protocol::{AGENT_PORT, ExecSpec, GuestState};
 use berth_images::{BootFiles, Images, Progress, seed};
 use berth_supervisor::handshake::FdIndex;
 use berth_supervisor::protocol::{Input, Request};
+use berth_vmm::settings::DiskSettings;
 use berth_vmm::spec::{DiskSpec, NicSpec, OriginSpec, VmSpec};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::saved::{self, Saved};
+use super::settings;
 use super::supervised::{self, Launch, Place, Standing};
 use super::{Driver, ExecIo, ExecSession, FilesTarget, Helpers, Provision};
 use crate::blocking::blocking;
@@ -48,18 +50,17 @@ impl VmDriver {
         Self { program: helpers.vmm.clone(), agent: helpers.agent.clone(), images }
     }
 
-    /// Makes the root disk as long as it is to be; tells whether it was shorter. Space is taken when the guest writes.
-    async fn grow(&self, plan: &Plan) -> Result<bool> {
+    /// Makes the root disk as long as it is to be, if it is shorter. Space is taken when the guest writes.
+    async fn grow(&self, plan: &Plan) -> Result<()> {
         let (disk, size) = (plan.volume.join(ROOT_DISK), plan.root_size);
         blocking(move || {
             let grow = || {
                 let file = File::options().write(true).open(&disk)?;
-                let shorter = file.metadata()?.len() < size;
-                if shorter {
+                if file.metadata()?.len() < size {
                     file.set_len(size)?;
                     file.sync_all()?;
                 }
-                Ok(shorter)
+                Ok(())
             };
             grow().map_err(Error::io(format!("grow the disk {} to {size} bytes", disk.display())))
         })
@@ -224,10 +225,10 @@ impl Driver for VmDriver {
 
     async fn change(&self, plan: &Plan) -> Result<()> {
         // All else that may be changed takes effect at the next start.
-        if self.grow(plan).await? {
-            supervised::ask(&plan.places.run_dir, &Request::DisksGrown).await?;
-        }
-        Ok(())
+        self.grow(plan).await?;
+        let change = serde_json::to_value(settings::change(plan));
+        let change = change.map_err(|e| Error::Runtime(format!("cannot write the change: {e}")))?;
+        supervised::ask(&plan.places.run_dir, &Request::Change(change)).await.map(drop)
     }
 
     async fn clean_up(&self, _uuid: &str) -> Result<()> {
@@ -285,11 +286,13 @@ fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result
         .write(true)
         .open(disk)
         .map_err(Error::io(format!("open the disk {}", disk.display())))?;
-    let mut disks = vec![DiskSpec { file: add(root.into()), readonly: false, id: "root".to_owned() }];
+    let (id, root_settings) = (settings::ROOT.to_owned(), settings::root(plan));
+    let mut disks = vec![DiskSpec { file: add(root.into()), readonly: false, id, settings: root_settings }];
     if let Some(files) = &plan.cloud_init {
         let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
         let content = seed::disk(&files).map_err(Error::io("make the disk for cloud-init"))?;
-        disks.push(DiskSpec { file: add(in_memory("cloud-init", &content)?), readonly: true, id: "cidata".to_owned() });
+        let (file, id) = (add(in_memory("cloud-init", &content)?), "cidata".to_owned());
+        disks.push(DiskSpec { file, readonly: true, id, settings: DiskSettings::default() });
     }
     let nics = taps
         .into_iter()
@@ -297,6 +300,8 @@ fn assemble(plan: &Plan, disk: &Path, origin: &Origin, taps: Vec<Tap>) -> Result
             tap: add(tap.fd),
             hwaddr: tap.hwaddr,
             mtu: u16::try_from(tap.mtu.unwrap_or(DEFAULT_MTU)).unwrap_or(u16::MAX),
+            settings: settings::nic(plan, &tap.device),
+            id: tap.device,
         })
         .collect();
     let spec = VmSpec {

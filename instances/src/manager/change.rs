@@ -111,16 +111,16 @@ impl Actor {
         if self.live.is_none() {
             return Ok(());
         }
-        let same = plan::same_but_for_root_size(&before.expanded_devices, &after.expanded_devices);
-        if before.kind == Kind::VirtualMachine && !same {
+        let live = || plan::changes_live(&before.expanded_devices, &after.expanded_devices).map_err(Error::Invalid);
+        if before.kind == Kind::VirtualMachine && !live()? {
             return Err(Error::State(format!(
-                "devices of the running virtual machine \"{}\" cannot be changed by this version; stop it first",
+                "only the size of the root disk and limits of devices can be changed while the virtual machine \"{}\" \
+                 runs; stop it first",
                 self.name
             )));
         }
         self.volatile.values.extend(nics::invent_addresses(after)?);
-        let mut after = after.clone();
-        after.volatile.clone_from(&self.volatile.values);
+        let after = self.as_it_is(after);
         let plan = self.plan(&after).await?;
         self.driver().change(&plan).await?;
         if after.kind == Kind::Container
@@ -142,32 +142,40 @@ impl Actor {
         let shared = self.shared.clone();
         let mut added = Nics::added(&shared.networks, before, after)?;
         let gone = nics::detach_gone(&shared.networks, before, after).await?;
-        if gone.is_empty() && added.is_empty() {
-            return Ok(());
-        }
         for device in &gone {
             self.volatile.values.remove(&host_name_key(device));
         }
-        let attached = self.attach(&mut added).await;
-        if attached.is_err() {
-            let mut now = after.clone();
-            now.volatile.clone_from(&self.volatile.values);
+        let mut changed = self.attach(&mut added).await;
+        if changed.is_ok() {
+            changed = nics::limit(&shared.networks, &self.as_it_is(after)).await;
+        }
+        if changed.is_err() {
             let undone = async {
-                for device in nics::detach_gone(&shared.networks, &now, before).await? {
+                for device in nics::detach_gone(&shared.networks, &self.as_it_is(after), before).await? {
                     self.volatile.values.remove(&host_name_key(&device));
                 }
-                now.volatile.clone_from(&self.volatile.values);
-                self.attach(&mut Nics::added(&shared.networks, &now, before)?).await
+                self.attach(&mut Nics::added(&shared.networks, &self.as_it_is(after), before)?).await?;
+                nics::limit(&shared.networks, &self.as_it_is(before)).await
             };
             if let Err(again) = undone.await {
                 self.leftover(format!("its network interfaces are not as they were: {again}"));
             }
         }
-        self.save_volatile().await?;
-        attached
+        if !(gone.is_empty() && added.is_empty()) {
+            self.save_volatile().await?;
+        }
+        changed
+    }
+
+    /// `instance` with what is known of it now.
+    fn as_it_is(&self, instance: &Instance) -> Instance {
+        Instance { volatile: self.volatile.values.clone(), ..instance.clone() }
     }
 
     async fn attach(&mut self, nics: &mut Nics<'_>) -> Result<()> {
+        if nics.is_empty() {
+            return Ok(());
+        }
         let result = match supervised::network(&self.places().run_dir).await {
             Ok(network) => nics.attach_container(&network).await,
             Err(e) => Err(e),

@@ -17,6 +17,7 @@ use berth_devices::vsock::{Vsock, VsockConfig};
 use berth_devices::worker::ThreadSetup;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
+use super::remotes::Remotes;
 use super::signal::SignalSender;
 use super::{Machine, Origin, Parts, Shape, output, signals};
 use crate::acpi::AcpiError;
@@ -31,6 +32,7 @@ use crate::kvm::{self, Gate, KvmError};
 use crate::memory::{self, Memory, MemoryError};
 use crate::power::{self, Power};
 use crate::seccomp;
+use crate::settings::{DiskSettings, NicSettings};
 use crate::state::SaveError;
 
 const COM1_PORT: u64 = 0x3f8;
@@ -59,18 +61,24 @@ pub struct Disk {
     pub file: File,
     /// The guest cannot write it.
     pub readonly: bool,
-    /// Serial number.
+    /// Serial number, and name for changes.
     pub id: String,
+    /// What can be changed later.
+    pub settings: DiskSettings,
 }
 
 /// A network device.
 pub struct Nic {
+    /// Name for changes.
+    pub id: String,
     /// Tap device.
     pub tap: OwnedFd,
     /// MAC address.
     pub hwaddr: [u8; 6],
     /// Largest packet.
     pub mtu: u16,
+    /// What can be changed later.
+    pub settings: NicSettings,
 }
 
 /// Why a machine could not be built. The texts of the sources say what to do.
@@ -145,11 +153,12 @@ pub fn build(kvm: &Kvm, plan: Plan) -> Result<Machine, BuildError> {
     let generation = routing.line(GENERATION_IRQ)?;
     let mut pci = PciBuilder::new(&vm, &routing, &memory, mmio64);
     pci.add_devices(plan.disks, plan.nics, plan.vsock)?;
+    let remotes = pci.remotes;
     let mut buses = Buses::new(pci.root);
     add_ports(&mut buses, &serial, &signal_sender, signals.reset_line()?)?;
     begun.set_up_devices(&buses, &generation)?;
     let context = Context { buses: Arc::new(buses), gate: Arc::new(Gate::new()), signals: signal_sender, memory };
-    Ok(Machine::start(Parts { context, vm, shape, msrs, vcpus, serial, power_button, signals, output })?)
+    Ok(Machine::start(Parts { context, vm, shape, msrs, vcpus, serial, power_button, signals, output, remotes })?)
 }
 
 fn add_ports(
@@ -173,12 +182,14 @@ struct PciBuilder<'a> {
     memory: &'a Memory,
     bars: BarSpace,
     setup: ThreadSetup,
+    remotes: Remotes,
 }
 
 impl<'a> PciBuilder<'a> {
     fn new(vm: &'a Arc<VmFd>, routing: &'a Arc<Routing>, memory: &'a Memory, window: (u64, u64)) -> Self {
         let bars = BarSpace { next: window.0, end: window.0 + window.1 };
-        Self { root: PciRoot::new(), vm, routing, memory, bars, setup: seccomp::devices() }
+        let (root, setup, remotes) = (PciRoot::new(), seccomp::devices(), Remotes::default());
+        Self { root, vm, routing, memory, bars, setup, remotes }
     }
 
     /// Guests name network devices by their slot, so what comes and goes most, disks, is last.
@@ -190,13 +201,18 @@ impl<'a> PciBuilder<'a> {
         }
         for (index, nic) in nics.into_iter().enumerate() {
             let name = format!("net{index}");
-            let config = NetConfig { name: name.clone(), tap: nic.tap, mac: nic.hwaddr, mtu: nic.mtu };
-            self.add(&name, Net::new(config, &setup))?;
+            let Nic { id, tap, hwaddr: mac, mtu, settings } = nic;
+            let card = Net::new(NetConfig { name: name.clone(), tap, mac, mtu, limits: settings.limits() }, &setup);
+            self.remotes.nics.extend(card.as_ref().ok().map(|card| (id, card.remote())));
+            self.add(&name, card)?;
         }
         for (index, disk) in disks.into_iter().enumerate() {
             let name = format!("blk{index}");
-            let config = BlockConfig { name: name.clone(), file: disk.file, readonly: disk.readonly, serial: disk.id };
-            self.add(&name, Block::new(config, &setup))?;
+            let Disk { file, readonly, id, settings } = disk;
+            let (serial, limits) = (id.clone(), settings.limits());
+            let block = Block::new(BlockConfig { name: name.clone(), file, readonly, serial, limits }, &setup);
+            self.remotes.disks.extend(block.as_ref().ok().map(|block| (id, block.remote())));
+            self.add(&name, block)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod build;
 mod origin;
 pub mod output;
+mod remotes;
 mod signal;
 
 use std::io;
@@ -21,12 +22,14 @@ use crate::bus::Buses;
 use crate::kvm::vcpu::{Context, Vcpu};
 use crate::kvm::{Gate, Wanted};
 use crate::memory::Memory;
+use crate::settings::Change;
 use crate::state::ram::RamId;
 use crate::state::{MACHINE, SaveError, SavedMachine, cpu, platform};
 
 pub use build::{BuildError, Disk, Nic, Plan, build};
 pub use origin::{Boot, Origin, SavedFiles, Shape};
 pub use output::{OutputReceiver, OutputSender};
+pub use remotes::{ChangeError, Remotes};
 pub use signal::{GuestSignal, SignalReceiver, SignalSender, borrow, signals};
 
 /// What the owner of a guest can do; implemented by [`Machine`] and, in tests, by something simpler.
@@ -40,8 +43,9 @@ pub trait Guest {
     fn memory(&self) -> Memory;
     /// Lets CPUs and devices go on. Idempotent.
     fn resume(&mut self);
-    /// Tells the guest what the host has changed of devices: that a disk is longer now.
-    fn look_again(&mut self) -> io::Result<()>;
+    /// Changes devices, and tells the guest of disks that are longer now. On an error nothing is changed, unless a device is
+    /// broken.
+    fn change(&mut self, change: &Change) -> Result<(), ChangeError>;
     /// Presses the power button.
     fn press_power_button(&mut self) -> io::Result<()>;
     /// Ends all CPUs for good; returns when they are at their end. Idempotent.
@@ -72,6 +76,7 @@ pub struct Machine {
     power_button: EventFd,
     signals: SignalReceiver,
     output: OutputReceiver,
+    remotes: Remotes,
 }
 
 impl Machine {
@@ -91,6 +96,7 @@ impl Machine {
             power_button: parts.power_button,
             signals: parts.signals,
             output: parts.output,
+            remotes: parts.remotes,
         };
         for vcpu in parts.vcpus {
             machine.threads.push(vcpu.start(parts.context.clone())?);
@@ -111,6 +117,7 @@ struct Parts {
     power_button: EventFd,
     signals: SignalReceiver,
     output: OutputReceiver,
+    remotes: Remotes,
 }
 
 impl Guest for Machine {
@@ -143,8 +150,9 @@ impl Guest for Machine {
         self.gate.set(Wanted::Run);
     }
 
-    fn look_again(&mut self) -> io::Result<()> {
-        self.buses.look_again()
+    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+        self.buses.look_again().map_err(ChangeError::Size)?;
+        self.remotes.change(change)
     }
 
     fn press_power_button(&mut self) -> io::Result<()> {

@@ -81,13 +81,16 @@ pub fn plan(spec: &VmSpec, mut fds: Descriptors, vsock: Option<VsockConfig>) -> 
         .iter()
         .map(|disk| {
             let file = File::from(fds.take(disk.file, &format!("disk {}", disk.id))?);
-            Ok(Disk { file, readonly: disk.readonly, id: disk.id.clone() })
+            Ok(Disk { file, readonly: disk.readonly, id: disk.id.clone(), settings: disk.settings })
         })
         .collect::<Result<_, ProcessError>>()?;
     let nics = spec
         .nics
         .iter()
-        .map(|nic| Ok(Nic { tap: fds.take(nic.tap, "a network device")?, hwaddr: nic.hwaddr, mtu: nic.mtu }))
+        .map(|nic| {
+            let tap = fds.take(nic.tap, &format!("network device {}", nic.id))?;
+            Ok(Nic { id: nic.id.clone(), tap, hwaddr: nic.hwaddr, mtu: nic.mtu, settings: nic.settings })
+        })
         .collect::<Result<_, ProcessError>>()?;
     Ok(Plan { vcpus: spec.vcpus, memory: spec.memory, origin, disks, nics, vsock })
 }

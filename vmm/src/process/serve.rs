@@ -244,7 +244,7 @@ impl<G: Guest> Supervisor<G> {
     fn serve_request(&mut self, id: Id, request: Request, fds: Vec<OwnedFd>) -> Option<Exit> {
         match request {
             Request::Save => self.save(id, fds),
-            Request::Pause | Request::Resume | Request::Shutdown | Request::DisksGrown if self.saving.is_some() => {
+            Request::Pause | Request::Resume | Request::Shutdown | Request::Change(_) if self.saving.is_some() => {
                 self.connections.refuse(id, RefusalKind::Busy, "the machine is being saved; wait for that");
             }
             Request::Status => self.connections.answer(id, &Reply::Status(self.status()), None),
@@ -252,7 +252,7 @@ impl<G: Guest> Supervisor<G> {
             Request::Console { force } => self.attach(id, force),
             Request::Pause => self.set_state(id, RunState::Paused),
             Request::Resume => self.set_state(id, RunState::Running),
-            Request::DisksGrown => self.look_again(id),
+            Request::Change(change) => self.change(id, change),
             Request::Shutdown => self.press_power_button(id),
             Request::Kill => {
                 self.connections.answer(id, &Reply::Done, None);
@@ -263,9 +263,7 @@ impl<G: Guest> Supervisor<G> {
                 RefusalKind::NotSupported,
                 "a virtual machine serves this through its agent; ask that over vsock",
             ),
-            Request::Network | Request::Change(_) => {
-                self.connections.refuse(id, RefusalKind::NotSupported, "only containers have this")
-            }
+            Request::Network => self.connections.refuse(id, RefusalKind::NotSupported, "only containers have this"),
         }
         None
     }
@@ -349,13 +347,14 @@ impl<G: Guest> Supervisor<G> {
         }
     }
 
-    fn look_again(&mut self, id: Id) {
-        match self.guest.look_again() {
+    fn change(&mut self, id: Id, change: serde_json::Value) {
+        let changed = match serde_json::from_value(change) {
+            Ok(change) => self.guest.change(&change).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the change was not understood: {error}; restart the instance to make it")),
+        };
+        match changed {
             Ok(()) => self.connections.answer(id, &Reply::Done, None),
-            Err(error) => {
-                let message = format!("the size of a disk cannot be found out: {error}; restart the machine to use it");
-                self.connections.refuse(id, RefusalKind::Other, message);
-            }
+            Err(message) => self.connections.refuse(id, RefusalKind::Other, message),
         }
     }
 

@@ -15,8 +15,9 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::output::output;
-use crate::machine::{OutputReceiver, OutputSender, SignalReceiver, SignalSender, signals};
+use crate::machine::{ChangeError, OutputReceiver, OutputSender, SignalReceiver, SignalSender, signals};
 use crate::memory::Memory;
+use crate::settings::Change;
 use crate::state::ram::RamId;
 use crate::state::{SaveError, SavedMachine};
 
@@ -56,8 +57,9 @@ impl Guest for Fake {
     fn resume(&mut self) {
         self.note("resume");
     }
-    fn look_again(&mut self) -> std::io::Result<()> {
-        self.note("look again");
+    fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+        let ids: Vec<_> = change.disks.keys().chain(change.nics.keys()).map(String::as_str).collect();
+        self.note(&format!("change {}", ids.join(" ")));
         Ok(())
     }
     fn press_power_button(&mut self) -> std::io::Result<()> {
@@ -161,13 +163,12 @@ fn requests_are_served_and_told_to_subscribers() {
     assert_eq!(bench.ask(&Request::Resume), Reply::Done);
     assert_eq!(event(&subscriber), Event::State(RunState::Running));
     assert_eq!(bench.ask(&Request::Shutdown), Reply::Done);
-    assert_eq!(bench.ask(&Request::DisksGrown), Reply::Done);
     for request in [Request::Files, Request::Stats, Request::Exec(exec())] {
         let reply = bench.ask(&request);
         assert!(matches!(reply, Reply::Refused { kind: RefusalKind::NotSupported, .. }), "{reply:?}");
     }
     let calls: Vec<_> = bench.calls.try_iter().collect();
-    assert_eq!(calls, ["pause", "resume", "button", "look again"]);
+    assert_eq!(calls, ["pause", "resume", "button"]);
     assert_eq!(bench.ask(&Request::Kill), Reply::Done);
     assert!(matches!(event(&subscriber), Event::Exited(Exit { reason: ExitReason::Killed, .. })));
     assert_eq!(bench.thread.join().unwrap().reason, ExitReason::Killed);
@@ -176,6 +177,24 @@ fn requests_are_served_and_told_to_subscribers() {
 
 fn exec() -> ExecSpec {
     ExecSpec { command: vec!["true".into()], env: Default::default(), cwd: None, uid: 0, gid: 0, terminal: None }
+}
+
+#[test]
+fn devices_are_changed_if_the_change_is_understood() {
+    let bench = Bench::new();
+    let disk = serde_json::json!({ "read": {}, "write": { "bytes": 5 } });
+    let change = serde_json::json!({ "disks": { "root": disk }, "nics": { "eth0": { "egress": 1 } } });
+    assert_eq!(bench.ask(&Request::Change(change)), Reply::Done);
+    for wrong in [
+        serde_json::json!({}),
+        serde_json::json!({ "disks": { "root": { "read": {}, "write": { "bytes": 0 } } }, "nics": {} }),
+        serde_json::json!({ "disks": {}, "nics": {}, "more": 1 }),
+    ] {
+        let reply = bench.ask(&Request::Change(wrong));
+        assert!(matches!(reply, Reply::Refused { kind: RefusalKind::Other, .. }), "{reply:?}");
+    }
+    assert_eq!(bench.calls.try_iter().collect::<Vec<_>>(), ["change root eth0"]);
+    bench.end();
 }
 
 #[test]

@@ -5,14 +5,16 @@ use std::fs::File;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::block::{Block, BlockConfig};
+use crate::block::{Block, BlockConfig, BlockLimits};
 use crate::pci::PciDevice;
 use crate::saved::{Sections, StateError};
 use crate::test_utils::{DATA, Function, confined};
 use crate::virtio::VirtioDevice;
 
 fn disk(file: &File) -> Box<dyn VirtioDevice> {
-    let config = BlockConfig { name: "t".into(), file: file.try_clone().unwrap(), readonly: false, serial: "1".into() };
+    let (name, serial) = ("t".into(), "1".into());
+    let limits = BlockLimits::default();
+    let config = BlockConfig { name, file: file.try_clone().unwrap(), readonly: false, serial, limits };
     Box::new(Block::new(config, &confined()).unwrap())
 }
 
