@@ -214,6 +214,14 @@ pub(crate) fn root_disk(devices: &Devices, kind: Kind) -> Result<(String, u64), 
     root(devices, kind).map(|root| (root.pool, root.size.unwrap_or(DEFAULT_DISK)))
 }
 
+/// How many bytes the volume of an instance may hold. What that of a virtual machine holds is limited by its disk.
+pub(crate) fn root_limit(devices: &Devices, kind: Kind) -> Result<Option<u64>, String> {
+    match kind {
+        Kind::Container => root(devices, kind).map(|root| root.size),
+        Kind::VirtualMachine => Ok(None),
+    }
+}
+
 fn root(devices: &Devices, kind: Kind) -> Result<RootDisk, String> {
     let mut roots = devices::parse_all(devices, Some(kind))?.into_iter().filter_map(|(name, device)| match device {
         Device::Root(root) => Some((name, root)),

@@ -1,5 +1,7 @@
 //! Forms of configuration values.
 
+pub use berth_storage::parse_size;
+
 /// A boolean as LXD reads it; empty is false.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -7,31 +9,6 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
         "false" | "0" | "no" | "off" | "" => Ok(false),
         _ => Err(format!("\"{text}\" is not a boolean; use true or false")),
     }
-}
-
-/// A size in bytes: a number with an optional unit, `kB MB GB TB PB EB` (powers of 1000) or
-/// `KiB MiB GiB TiB PiB EiB` (powers of 1024).
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let complaint = || format!("\"{text}\" is not a size; use a number and a unit such as 512MiB or 10GB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| complaint())?;
-    let factor: u64 = match &text[digits..] {
-        "" | "B" => 1,
-        "kB" => 1000,
-        "MB" => 1000_u64.pow(2),
-        "GB" => 1000_u64.pow(3),
-        "TB" => 1000_u64.pow(4),
-        "PB" => 1000_u64.pow(5),
-        "EB" => 1000_u64.pow(6),
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        "PiB" => 1 << 50,
-        "EiB" => 1 << 60,
-        _ => return Err(complaint()),
-    };
-    number.checked_mul(factor).ok_or_else(|| format!("\"{text}\" is more than fits 64 bits; use a smaller size"))
 }
 
 /// A rate in bits a second: a number with an optional unit, `bit kbit Mbit Gbit Tbit Pbit Ebit` (powers of 1000) or
@@ -98,16 +75,6 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sizes() {
-        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
-        assert_eq!(parse_size("10GB"), Ok(10_000_000_000));
-        assert_eq!(parse_size("42"), Ok(42));
-        for wrong in ["", "GiB", "1.5GiB", "-1", "10 GiB", "10gib", "99999999999EiB"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn rates() {
         assert_eq!(parse_bits("1000"), Ok(1000));
         assert_eq!(parse_bits("8bit"), Ok(8));
@@ -139,7 +106,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(text in ".{0,24}") {
-            let _ = (parse_bool(&text), parse_size(&text), parse_bits(&text), parse_cpu_set(&text));
+            let _ = (parse_bool(&text), parse_bits(&text), parse_cpu_set(&text));
             let _ = (parse_memory(&text), parse_mac(&text));
         }
     }

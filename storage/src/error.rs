@@ -90,6 +90,22 @@ pub enum StorageError {
         /// Where.
         path: PathBuf,
     },
+    /// What the pool is to stand on does not do.
+    #[error("Storage pool {pool:?} cannot be made: {source}")]
+    NotMade {
+        /// The pool.
+        pool: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A volume of the pool cannot be limited.
+    #[error("Storage pool {pool:?} keeps no quotas, which a size needs: leave out the size, or turn them on (`btrfs quota enable {}`)", root.display())]
+    NoQuotas {
+        /// The pool.
+        pool: String,
+        /// Where it is.
+        root: PathBuf,
+    },
     /// A file or directory cannot be used.
     #[error("Storage pool {pool:?}: cannot use {}: {source}", path.display())]
     Path {
@@ -116,7 +132,9 @@ impl StorageError {
             StorageError::BadName(_)
             | StorageError::UnknownDriver { .. }
             | StorageError::UnknownKey { .. }
-            | StorageError::BadValue { .. } => ErrorKind::Invalid,
+            | StorageError::BadValue { .. }
+            | StorageError::NotMade { .. }
+            | StorageError::NoQuotas { .. } => ErrorKind::Invalid,
             StorageError::InUse { .. } => ErrorKind::Busy,
             StorageError::Full { .. } => ErrorKind::NoSpace,
             StorageError::Path { .. } | StorageError::Store(_) => ErrorKind::Internal,

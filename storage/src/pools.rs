@@ -5,24 +5,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_store::doc::{self, Document};
+use berth_store::doc::{self, Document, Versioned};
 use berth_store::{Key, Store, Txn};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
+use crate::config::{Config, bad_value};
 use crate::copy::{CancelOnDrop, CopyProgress, Job};
-use crate::driver::{self, Driver, Resources};
+use crate::driver::{Driver, DriverKind, Resources, Site};
 use crate::error::StorageError;
 use crate::reaper::Reaper;
 use crate::volume::{PendingVolume, VolumeKind, VolumeRef, check_name};
 
-/// A pool's configuration, as clients see it.
-pub type Config = BTreeMap<String, String>;
-
 /// The pool that is made at the first start.
 const DEFAULT: &str = "default";
-
-/// Keys of all pools, besides `user.*`.
-const KEYS: [&str; 1] = ["source"];
 
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +32,7 @@ pub struct Pool {
     pub description: String,
     /// Its configuration.
     pub config: Config,
-    /// `Created`, or `Unavailable` when something keeps it from working.
+    /// `Created`, `Unavailable` when something keeps it from working, or `Pending` while it is made or removed.
     pub status: String,
     /// What keeps it from working.
     pub problem: Option<String>,
@@ -48,11 +45,31 @@ struct PoolDoc {
     driver: String,
     description: String,
     config: Config,
+    /// What tells it from all pools that ever were; of btrfs, the UUID of the file system.
+    id: Uuid,
+    phase: Phase,
+}
+
+/// How far a pool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    /// It is being made or removed: what there is of it goes when the daemon starts.
+    Unfinished,
+    /// It can be used.
+    Ready,
 }
 
 impl Document for PoolDoc {
     const KIND: &'static str = "storage pool";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+
+    /// Version 1 had neither id nor phase.
+    fn upgrade(_version: u32, mut value: Value) -> Result<Value, String> {
+        let object = value.as_object_mut().ok_or("it is not an object")?;
+        object.insert("id".to_owned(), json!(Uuid::nil()));
+        object.insert("phase".to_owned(), json!(Phase::Ready));
+        Ok(value)
+    }
 }
 
 /// At `cfg/storage`; written when the first start is done, so that a default pool that was deleted stays so.
@@ -75,10 +92,10 @@ struct Inner {
     dir: PathBuf,
     reaper: Reaper,
     /// A pool that could not be opened has the reason in place of its driver.
-    open: Mutex<BTreeMap<String, Opened>>,
+    open: Mutex<BTreeMap<String, Opened<String>>>,
 }
 
-type Opened = Result<Arc<dyn Driver>, String>;
+type Opened<E = StorageError> = Result<Arc<dyn Driver>, E>;
 
 fn key(name: &str) -> Key {
     Key::new(&["pool", name])
@@ -91,17 +108,20 @@ impl Pools {
     /// pool that cannot be opened does not keep the others from working: its status tells, and what is wanted of it
     /// fails with the reason.
     pub async fn open(store: Arc<dyn Store>, dir: PathBuf) -> Result<Pools, StorageError> {
-        let dir = dir.join("storage-pools");
-        let failed = |error: io::Error| StorageError::path("", &dir)(error);
-        make_base(&dir).map_err(failed)?;
+        let base = dir.join("storage-pools");
+        let failed = |error: io::Error| StorageError::path("", &base)(error);
+        make_base(&base).map_err(failed)?;
         let reaper = Reaper::start().map_err(failed)?;
-        let pools = Pools { inner: Arc::new(Inner { store, dir: dir.clone(), reaper, open: Mutex::default() }) };
+        let pools = Pools { inner: Arc::new(Inner { store, dir, reaper, open: Mutex::default() }) };
         let inner = &pools.inner;
         for (key, found) in doc::list::<PoolDoc>(&*inner.store, &Key::new(&["pool"])).await? {
             let name = key.name();
-            let opened = match inner.driver_for(&name, &found.doc.driver, &found.doc.config) {
-                Ok(driver) => run(&name, driver, |driver| driver.open().map(|()| driver)).await,
-                Err(error) => Err(error),
+            let opened = match found.doc.phase {
+                Phase::Ready => inner.take_up(&name, &found.doc).await,
+                Phase::Unfinished => match inner.remove(&name, &found.doc).await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = &opened {
                 tracing::error!(pool = name, %error, "Cannot open a storage pool");
@@ -142,26 +162,36 @@ impl Pools {
     ) -> Result<Pool, StorageError> {
         let inner = &self.inner;
         check_name(name)?;
-        check_config(name, &config)?;
-        let own = inner.dir.join(name);
-        let source = config.entry("source".to_owned()).or_default();
-        if source.is_empty() {
-            *source = own.to_string_lossy().into_owned();
-        } else if Path::new(source) != own {
-            check_source(name, source)?;
+        let kind = DriverKind::named(driver)?;
+        kind.check(name, &config)?;
+        let id = Uuid::new_v4();
+        let site = inner.site(name, id);
+        let exists = || StorageError::PoolExists(name.to_owned());
+        if inner.store.get(&key(name)).await?.is_some() {
+            // Its place is taken, which is no fault of the configuration.
+            return Err(exists());
         }
-        let engine = inner.driver_for(name, driver, &config)?;
-        let pool = PoolDoc { driver: driver.to_owned(), description: description.to_owned(), config };
+        let completed = tokio::task::spawn_blocking(move || kind.complete(&site, &mut config).map(|()| config)).await;
+        let config = completed.map_err(|error| StorageError::path(name, "")(io::Error::other(error)))??;
+        let engine = kind.driver(inner.site(name, id), &config)?;
+        let (driver, description) = (driver.to_owned(), description.to_owned());
+        let mut pool = PoolDoc { driver, description, config, id, phase: Phase::Unfinished };
         // The document comes first: it keeps others off the name, and what a crash leaves is found by the next start.
         let txn = Txn::new().absent(key(name)).write(doc::put(key(name), &pool));
-        let rev = inner.store.txn(txn).await?.committed().ok_or_else(|| StorageError::PoolExists(name.to_owned()))?;
+        let rev = inner.store.txn(txn).await?.committed().ok_or_else(exists)?;
         if let Err(error) = run(name, engine.clone(), |driver| driver.create()).await {
-            if let Err(undo) = run(name, engine, |driver| driver.destroy()).await {
-                tracing::warn!(pool = name, %undo, "Cannot remove what there is of a storage pool that failed");
+            match inner.remove(name, &pool).await {
+                Ok(()) => {}
+                Err(undo) => {
+                    tracing::warn!(pool = name, %undo, "Cannot remove what there is of a storage pool that failed")
+                }
             }
-            inner.store.txn(Txn::new().mod_rev(key(name), rev).delete(key(name))).await?;
             return Err(error);
         }
+        pool.phase = Phase::Ready;
+        let txn = Txn::new().mod_rev(key(name), rev).write(doc::put(key(name), &pool));
+        let rev = inner.store.txn(txn).await?.committed();
+        let rev = rev.ok_or_else(|| StorageError::Contended(name.to_owned()))?;
         inner.lock().insert(name.to_owned(), Ok(engine));
         Ok(inner.view(name.to_owned(), pool, rev))
     }
@@ -176,29 +206,41 @@ impl Pools {
         mut config: Config,
         if_match: Option<u64>,
     ) -> Result<Pool, StorageError> {
-        let present = self.get(name).await?;
+        let inner = &self.inner;
+        let present = inner.document(name).await?;
         if if_match.is_some_and(|rev| rev != present.mod_rev) {
             return Err(StorageError::Contended(name.to_owned()));
         }
-        check_config(name, &config)?;
+        let rev = present.mod_rev;
+        let present = present.doc;
+        let kind = DriverKind::named(&present.driver)?;
+        kind.check(name, &config)?;
         let source = present.config.get("source").cloned().unwrap_or_default();
         let wanted = config.entry("source".to_owned()).or_insert_with(|| source.clone());
         if *wanted != source {
             let reason = "it cannot be changed: make a new pool".to_owned();
             return Err(bad_value(name, "source", wanted, reason));
         }
-        let pool = PoolDoc { driver: present.driver, description: description.to_owned(), config };
-        let txn = Txn::new().mod_rev(key(name), present.mod_rev).write(doc::put(key(name), &pool));
-        let rev = self.inner.store.txn(txn).await?.committed();
+        let engine = kind.driver(inner.site(name, present.id), &config)?;
+        let open = inner.driver(name).is_ok();
+        if open && present.config != config {
+            let before = present.config.clone();
+            run(name, engine.clone(), move |driver| driver.change(&before)).await?;
+        }
+        let pool = PoolDoc { description: description.to_owned(), config, ..present };
+        let txn = Txn::new().mod_rev(key(name), rev).write(doc::put(key(name), &pool));
+        let rev = inner.store.txn(txn).await?.committed();
         let rev = rev.ok_or_else(|| StorageError::Contended(name.to_owned()))?;
-        Ok(self.inner.view(name.to_owned(), pool, rev))
+        if open {
+            inner.lock().insert(name.to_owned(), Ok(engine));
+        }
+        Ok(inner.view(name.to_owned(), pool, rev))
     }
 
     /// Removes a pool, which must not hold volumes. The caller has seen to it that no profile speaks of it.
     pub async fn delete_pool(&self, name: &str) -> Result<(), StorageError> {
-        let pool = self.get(name).await?;
-        let driver = self.inner.driver_for(name, &pool.driver, &pool.config)?;
-        let checked = driver.clone();
+        let inner = &self.inner;
+        let found = inner.document(name).await?;
         let owner = name.to_owned();
         let empty = move |driver: Arc<dyn Driver>| {
             for kind in VolumeKind::ALL {
@@ -208,10 +250,16 @@ impl Pools {
             }
             Ok(())
         };
-        run(name, checked, empty).await?;
-        run(name, driver, |driver| driver.destroy()).await?;
-        self.inner.store.txn(Txn::new().delete(key(name))).await?;
-        self.inner.lock().remove(name);
+        let pool = PoolDoc { phase: Phase::Unfinished, ..found.doc };
+        run(name, inner.engine(name, &pool)?, empty).await?;
+        // From now on the pool goes, if not now, then at the next start.
+        let txn = Txn::new().mod_rev(key(name), found.mod_rev).write(doc::put(key(name), &pool));
+        inner.store.txn(txn).await?.committed().ok_or_else(|| StorageError::Contended(name.to_owned()))?;
+        inner.lock().insert(name.to_owned(), Err("it is being removed".to_owned()));
+        // Nothing of it may be in use any more.
+        self.settle().await;
+        inner.remove(name, &pool).await?;
+        inner.lock().remove(name);
         Ok(())
     }
 
@@ -234,7 +282,7 @@ impl Pools {
             if driver.find(kind, &name)?.is_some() {
                 return Err(StorageError::VolumeExists { pool: pool_name, kind, volume: name });
             }
-            let path = driver.prepare()?;
+            let path = driver.prepare(kind)?;
             Ok(PendingVolume::new(driver, kind, name, path))
         })
         .await
@@ -269,7 +317,7 @@ impl Pools {
                 kind: from.kind,
                 volume: from.name,
             })?;
-            let pending = PendingVolume::new(target.clone(), kind, name, target.prepare()?);
+            let pending = PendingVolume::new(target.clone(), kind, name, target.prepare(kind)?);
             job.fill(&there, pending.path()).map_err(StorageError::path(&pool, &there))?;
             Ok(pending)
         })
@@ -305,6 +353,19 @@ impl Pools {
         run(pool, self.inner.driver(pool)?, move |driver| driver.delete(kind, &name)).await
     }
 
+    /// Sets how many bytes a volume may occupy, now and later; a pool of the driver `dir` limits nothing.
+    pub async fn limit(
+        &self,
+        pool: &str,
+        kind: VolumeKind,
+        volume: &str,
+        bytes: Option<u64>,
+    ) -> Result<(), StorageError> {
+        check_name(volume)?;
+        let name = volume.to_owned();
+        run(pool, self.inner.driver(pool)?, move |driver| driver.limit(kind, &name, bytes)).await
+    }
+
     /// Bytes that a volume occupies.
     pub async fn usage(&self, pool: &str, kind: VolumeKind, volume: &str) -> Result<u64, StorageError> {
         check_name(volume)?;
@@ -314,7 +375,7 @@ impl Pools {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Opened>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Opened<String>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -322,22 +383,47 @@ impl Inner {
     fn driver(&self, name: &str) -> Result<Arc<dyn Driver>, StorageError> {
         match self.lock().get(name) {
             Some(Ok(driver)) => Ok(driver.clone()),
-            Some(Err(reason)) => Err(StorageError::path(name, self.dir.join(name))(io::Error::other(reason.clone()))),
+            Some(Err(reason)) => Err(StorageError::path(name, self.dir.join("storage-pools").join(name))(
+                io::Error::other(reason.clone()),
+            )),
             None => Err(StorageError::PoolNotFound(name.to_owned())),
         }
     }
 
-    fn driver_for(&self, name: &str, driver: &str, config: &Config) -> Result<Arc<dyn Driver>, StorageError> {
-        let own = self.dir.join(name);
-        let root = config.get("source").map_or_else(|| own.clone(), PathBuf::from);
-        let is_own = root == own;
-        driver::driver(driver, name, root, is_own, &self.reaper)
+    fn site(&self, name: &str, id: Uuid) -> Site {
+        Site { pool: name.to_owned(), id, base: self.dir.clone(), reaper: self.reaper.clone() }
+    }
+
+    async fn document(&self, name: &str) -> Result<Versioned<PoolDoc>, StorageError> {
+        let found = doc::get::<PoolDoc>(&*self.store, &key(name)).await?;
+        found.ok_or_else(|| StorageError::PoolNotFound(name.to_owned()))
+    }
+
+    /// A driver of a pool, whether that is open or not.
+    fn engine(&self, name: &str, pool: &PoolDoc) -> Result<Arc<dyn Driver>, StorageError> {
+        DriverKind::named(&pool.driver)?.driver(self.site(name, pool.id), &pool.config)
+    }
+
+    async fn take_up(&self, name: &str, pool: &PoolDoc) -> Opened {
+        run(name, self.engine(name, pool)?, |driver| driver.open().map(|()| driver)).await
+    }
+
+    /// Removes what there is of an unfinished pool, and its document.
+    async fn remove(&self, name: &str, pool: &PoolDoc) -> Result<(), StorageError> {
+        run(name, self.engine(name, pool)?, |driver| driver.destroy()).await?;
+        self.store.txn(Txn::new().delete(key(name))).await?;
+        Ok(())
     }
 
     fn view(&self, name: String, pool: PoolDoc, mod_rev: u64) -> Pool {
         let problem = self.lock().get(&name).and_then(|driver| driver.as_ref().err().cloned());
-        let status = if problem.is_none() { "Created" } else { "Unavailable" }.to_owned();
-        let PoolDoc { driver, description, config } = pool;
+        let status = match (pool.phase, &problem) {
+            (Phase::Unfinished, _) => "Pending",
+            (Phase::Ready, None) => "Created",
+            (Phase::Ready, Some(_)) => "Unavailable",
+        };
+        let status = status.to_owned();
+        let PoolDoc { driver, description, config, .. } = pool;
         Pool { name, driver, description, config, status, problem, mod_rev }
     }
 }
@@ -356,36 +442,4 @@ fn make_base(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(dir)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
-}
-
-fn bad_value(pool: &str, key: &str, value: &str, reason: String) -> StorageError {
-    StorageError::BadValue { pool: pool.to_owned(), key: key.to_owned(), value: value.to_owned(), reason }
-}
-
-fn check_config(pool: &str, config: &Config) -> Result<(), StorageError> {
-    for key in config.keys() {
-        if KEYS.contains(&key.as_str()) || key.strip_prefix("user.").is_some_and(|rest| !rest.is_empty()) {
-            continue;
-        }
-        let near = KEYS.iter().find(|known| strsim::damerau_levenshtein(known, key) <= 3);
-        let hint = match near {
-            Some(known) => format!(": did you mean {known:?}?"),
-            None => ": keys of your own begin with \"user.\"".to_owned(),
-        };
-        return Err(StorageError::UnknownKey { pool: pool.to_owned(), key: key.clone(), hint });
-    }
-    Ok(())
-}
-
-/// A directory of the user's must be there and empty: a pool shares its place with nobody.
-fn check_source(pool: &str, source: &str) -> Result<(), StorageError> {
-    let reason = match std::fs::read_dir(source) {
-        _ if !Path::new(source).is_absolute() => "it must be an absolute path".to_owned(),
-        Ok(mut entries) => match entries.next() {
-            None => return Ok(()),
-            Some(_) => "the directory is not empty".to_owned(),
-        },
-        Err(error) => format!("it cannot be read as a directory: {error}"),
-    };
-    Err(bad_value(pool, "source", source, reason))
 }

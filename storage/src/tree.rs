@@ -1,4 +1,5 @@
 //! Trees of files that somebody else filled: removed and measured without following links, at any depth.
+//! Subvolumes of btrfs go as a whole.
 //!
 //! What a container left behind may be deeper than paths are long or descriptors go. So all steps are relative to open
 //! directories, at most [`DEPTH`] of them at a time.
@@ -12,6 +13,8 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
+
+use crate::btrfs::{subvolume, sys};
 
 /// Directories that are open at a time.
 const DEPTH: usize = 64;
@@ -47,6 +50,12 @@ fn remove(top: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr, depth: usize
         return fs::renameat(parent, name, top, new.as_str()).map_err(io::Error::from);
     }
     let dir = open(parent, name)?;
+    if sys::is_subvolume(dir.as_fd())? {
+        let id = sys::subvolume_of(dir.as_fd())?;
+        // Else it would stay until it is closed.
+        drop(dir);
+        return subvolume::destroy(parent, id);
+    }
     for _ in 0..PASSES {
         for name in names(dir.as_fd())? {
             remove(top, dir.as_fd(), &name?, depth - 1)?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::run::Run;
 
@@ -31,6 +32,7 @@ impl Leftovers {
     /// Fails if anything is left.
     pub(crate) fn check(&self, log: &str) {
         let mut left = mounts(&self.dir);
+        left.extend(loops_left(&self.dir));
         left.extend(processes(&self.dir).into_iter().map(|(pid, command)| format!("process {pid} {command}")));
         left.extend(self.cgroups(Path::new("/sys/fs/cgroup"), 0));
         left.extend(self.links());
@@ -69,7 +71,7 @@ impl Leftovers {
             ["containers", "virtual-machines", "containers-snapshots", "virtual-machines-snapshots", ".pending"]
                 .map(|sub| format!("{pool}/{sub}"));
         let mut left = Vec::new();
-        for sub in ["run", "logs", "networks", "backups"].map(str::to_owned).iter().chain(&volumes) {
+        for sub in ["run", "logs", "networks", "backups", "disks"].map(str::to_owned).iter().chain(&volumes) {
             left.extend(names(&self.dir.join(sub)).iter().map(|name| format!("file {sub}/{name}")));
         }
         let staging = names(&self.dir.join("images")).into_iter().filter(|name| name.starts_with('.'));
@@ -101,6 +103,30 @@ fn mounts(dir: &Path) -> Vec<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
     let dir = dir.to_string_lossy().into_owned();
     text.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")).collect()
+}
+
+/// Loop devices of files below the directory.
+fn loops(dir: &Path) -> Vec<String> {
+    let devices = std::fs::read_dir("/sys/block").expect("sys is mounted").flatten();
+    let backed = devices.filter_map(|device| {
+        let file = std::fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        Some((device.file_name(), file))
+    });
+    let ours = backed.filter(|(_, file)| file.contains(&*dir.to_string_lossy()));
+    ours.map(|(device, file)| format!("loop device {} of {file}", device.display())).collect()
+}
+
+/// Those that stay. Whoever makes a mount namespace, as other tests do, has a copy of a mount for a while, which keeps its
+/// device.
+fn loops_left(dir: &Path) -> Vec<String> {
+    let begin = Instant::now();
+    loop {
+        let left = loops(dir);
+        if left.is_empty() || begin.elapsed() > Duration::from_secs(30) {
+            return left;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Ids and command lines of processes that were given the path.

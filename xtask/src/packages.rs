@@ -27,6 +27,7 @@ impl Purpose {
         match self {
             Self::Build => &["gcc", "libc6-dev", "make", "pkg-config"],
             Self::Run => &[
+                "btrfs-progs",
                 "busybox-static",
                 "ca-certificates",
                 "cpio",

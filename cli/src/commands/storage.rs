@@ -24,7 +24,7 @@ pub enum Storage {
     Create {
         /// Name
         name: String,
-        /// Driver: dir
+        /// Driver: dir, or btrfs (source=/dev/... or source=DIRECTORY; without either a file, with size=...)
         driver: String,
         /// KEY=VALUE
         values: Vec<String>,

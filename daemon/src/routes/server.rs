@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use axum::{Router, extract::State, routing::get};
 use berth_api::server::{Environment, Server, ServerPut, ServerUntrusted, StorageDriverInfo};
+use berth_storage::DRIVERS;
 use http::HeaderMap;
 
 use crate::{
@@ -119,6 +120,7 @@ const EXTENSIONS: &[&str] = &[
     "snapshot_schedule_aliases",
     "snapshot_scheduling",
     "storage",
+    "storage_btrfs_mount_options",
     "storage_volume_state",
     "unix_device_rename",
     "unix_priv_drop",
@@ -191,11 +193,10 @@ fn environment(app: &App, project: &str, drivers: &[String]) -> Environment {
         server_version: API_VERSION.to_owned(),
         storage: drivers.join(" | "),
         storage_version: vec![own; drivers.len()].join(" | "),
-        storage_supported_drivers: vec![StorageDriverInfo {
-            name: "dir".to_owned(),
-            version: own.to_owned(),
-            remote: false,
-        }],
+        storage_supported_drivers: DRIVERS
+            .iter()
+            .map(|name| StorageDriverInfo { name: (*name).to_owned(), version: own.to_owned(), remote: false })
+            .collect(),
         berth_version: own.to_owned(),
         ..Environment::default()
     }

@@ -106,8 +106,25 @@ impl Actor {
         Ok(())
     }
 
-    /// Brings the instance from what it is `before` to what it is `after`, if it runs: all or nothing.
+    /// Brings the instance from what it is `before` to what it is `after`: all or nothing.
     async fn change_live(&mut self, before: &Instance, after: &Instance) -> Result<()> {
+        let limit = |instance: &Instance| plan::root_limit(&instance.expanded_devices, instance.kind);
+        // What has no root disk has no limit.
+        if limit(before).unwrap_or(None) == limit(after).map_err(Error::Invalid)? {
+            return self.change_running(before, after).await;
+        }
+        self.shared.limit_volume(&self.document, &after.expanded_devices).await?;
+        let changed = self.change_running(before, after).await;
+        if changed.is_err()
+            && let Err(again) = self.shared.limit_volume(&self.document, &before.expanded_devices).await
+        {
+            self.leftover(format!("the size of its root disk is not as it was: {again}"));
+        }
+        changed
+    }
+
+    /// The same of what runs, if it runs.
+    async fn change_running(&mut self, before: &Instance, after: &Instance) -> Result<()> {
         if self.live.is_none() {
             return Ok(());
         }

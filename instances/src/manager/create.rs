@@ -291,6 +291,7 @@ impl Instances {
             }
             Content::Warm(project, fingerprint) => self.fork(draft, project, fingerprint, progress).await?,
         }
+        self.shared.limit_volume(document, &draft.expanded_devices).await?;
         let key = instance_key(&draft.project, &draft.name);
         let done = doc::update::<InstanceDoc, Error, _>(&*self.shared.store, &key, |document| {
             document.phase = Phase::Ready;

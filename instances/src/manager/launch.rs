@@ -79,6 +79,8 @@ impl Actor {
         self.save_volatile().await?;
         self.show();
         let instance = self.view.borrow().clone();
+        // Its volume may be another one than that which was limited before.
+        self.shared.limit_volume(&self.document, &instance.expanded_devices).await?;
         make_directories(&self.places()).await?;
         let door = self.make_door(&instance).await?;
         let mut plan = self.plan(&instance).await?;

@@ -16,7 +16,8 @@ use super::actor::Actor;
 use super::{Instances, Shared};
 use crate::documents::{InstanceDoc, Purpose, SnapshotDoc, WasteDoc, waste_key};
 use crate::error::{Error, Result};
-use crate::model::{Kind, Status};
+use crate::model::{Devices, Kind, Status};
+use crate::plan;
 
 /// Which volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,13 @@ impl Shared {
         }
         self.store.txn(Txn::new().write(volume.used())).await?;
         Ok(())
+    }
+
+    /// Limits what the volume of an instance holds to what its devices say.
+    pub(super) async fn limit_volume(&self, document: &InstanceDoc, devices: &Devices) -> Result<()> {
+        let limit = plan::root_limit(devices, document.kind).map_err(Error::Invalid)?;
+        let VolumeRef { pool, kind, name } = Volume::of(document).reference();
+        Ok(self.pools.limit(&pool, kind, &name, limit).await?)
     }
 
     /// The same, where the work itself is done: what fails is done by the next start.
