@@ -19,6 +19,7 @@ mod key;
 mod lease;
 pub mod mem;
 pub mod sqlite;
+pub mod step;
 mod txn;
 mod watch;
 

@@ -1,6 +1,7 @@
 //! Writing: one thread, one connection, group commit.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Past, db};
 use crate::watch::{Batch, Event};
-use crate::{Key, Kv, LeaseId, Outcome, Rev, StoreError, Txn, Write};
+use crate::{Key, Kv, LeaseId, Outcome, Rev, StoreError, Txn, Write, step};
 
 /// Transactions that share a commit at most.
 const GROUP: usize = 256;
@@ -171,6 +172,7 @@ impl Writer {
                 db::trim(&sql, group.rev.saturating_sub(KEEP))?;
             }
             sql.commit()?;
+            step::done(Committed(&group.batches));
         }
         self.rev = group.rev;
         self.past.recent.publish(group.batches);
@@ -186,6 +188,23 @@ impl Writer {
         let txn =
             Txn { when: Vec::new(), then: held.into_iter().map(|k| Write::Delete(Key::from_encoded(k))).collect() };
         self.commit(&[txn]).map(drop).map_err(|error| db::explain(&self.path, &error))
+    }
+}
+
+/// The step that a commit is: by the first segments of the keys it changed.
+struct Committed<'a>(&'a [Batch]);
+
+impl fmt::Display for Committed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("committed")?;
+        for event in self.0.iter().flat_map(|batch| &*batch.events) {
+            let (verb, key) = match event {
+                Event::Put(kv) => ("put", &kv.key),
+                Event::Delete { key, .. } => ("delete", key),
+            };
+            write!(f, " {verb} {}", key.segments().first().map_or("", String::as_str))?;
+        }
+        Ok(())
     }
 }
 
