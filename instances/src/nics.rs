@@ -150,12 +150,12 @@ pub(crate) async fn connect(networks: &Networks, instance: &Instance) -> Result<
     Ok(())
 }
 
-/// Takes away the links that `instance` is remembered to have. Harmless if they are gone.
+/// Takes away the links that `instance` has. Harmless if they are gone.
 pub(crate) async fn detach_all(networks: &Networks, instance: &Instance) -> Result<()> {
     for request in requests(instance)? {
-        if let Some(host_name) = instance.volatile.get(&host_name_key(&request.device)) {
-            networks.detach(&request, host_name).await?;
-        }
+        // A daemon that was killed while it made a link could not remember its name.
+        let host_name = instance.volatile.get(&host_name_key(&request.device)).map_or("", String::as_str);
+        networks.detach(&request, host_name).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use berth_store::step;
 use rand::Rng;
 use rtnetlink::packet_route::link::InfoKind;
 use uuid::Uuid;
@@ -22,7 +23,8 @@ use crate::{files, tap};
 /// How many random names are tried for a host's end.
 const ATTEMPTS: usize = 16;
 
-/// One file for each host end on the network, so that a bridge that had to be made anew gets its ports back.
+/// One file for each host end on the network, so that a bridge that had to be made anew gets its ports back, and none is
+/// forgotten.
 const PORTS: &str = "ports";
 
 /// What an instance wants of a network.
@@ -117,6 +119,7 @@ impl Networks {
                 continue;
             }
             self.register(request, &host_name).await?;
+            step::done("network card announced");
             let spec = VethSpec {
                 host_name: &host_name,
                 bridge: bridge.index,
@@ -126,9 +129,10 @@ impl Networks {
                 netns: netns.as_fd(),
             };
             if let Err(error) = self.inner.links.add_veth(&spec).await {
-                self.unregister(request, &host_name).await?;
+                self.unregister(request, &[host_name]).await?;
                 return Err(failed()(error));
             }
+            step::done("network card made");
             return Ok(Nic { host_name, mtu });
         }
         Err(failed()(io::ErrorKind::AlreadyExists.into()))
@@ -161,19 +165,46 @@ impl Networks {
             return Ok(());
         }
         self.register(request, host_name).await?;
-        self.inner.links.join(link.index, bridge.index, request.mtu.unwrap_or(bridge.mtu)).await.map_err(failed())
+        let mtu = request.mtu.unwrap_or(bridge.mtu);
+        self.inner.links.join(link.index, bridge.index, mtu).await.map_err(failed())?;
+        step::done("network card connected");
+        Ok(())
     }
 
-    /// Takes a card away; it does not matter what there is of it. `host_name` may be empty if it is not known.
+    /// Takes a card away; it does not matter what there is of it. If `host_name` is empty, what was announced of it goes.
     pub async fn detach(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
-        if is_port_name(host_name) {
+        let mut host_names = self.announced(request).await?;
+        host_names.extend(Some(host_name.to_owned()).filter(|name| is_port_name(name)));
+        for host_name in &host_names {
             let failed = || NetworkError::link(format!("remove {host_name} of instance {:?}", request.instance_name));
             if let Some(link) = self.inner.links.find(host_name).await.map_err(failed())? {
                 self.inner.links.delete(link.index).await.map_err(failed())?;
+                step::done("network card removed");
             }
             self.police_no_more(host_name).await?;
         }
-        self.unregister(request, host_name).await
+        self.unregister(request, &host_names).await?;
+        step::done("network card forgotten");
+        Ok(())
+    }
+
+    /// The host ends that the card was announced with.
+    async fn announced(&self, request: &NicRequest) -> Result<Vec<String>, NetworkError> {
+        let ports = self.inner.dir_of(&request.network).join(PORTS);
+        let mut entries = match tokio::fs::read_dir(&ports).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(NetworkError::path(ports)(error)),
+        };
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_entry().await.map_err(NetworkError::path(&ports))? {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = files::read(&entry.path()).await?;
+            if is_port_name(&name) && owner.is_some_and(|owner| owner == owner_of(request)) {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     /// The bridge that the request is about. A managed network that does not work is given another chance.
@@ -209,7 +240,7 @@ impl Networks {
             return Ok(());
         }
         files::make_dir(&dir.join(PORTS), 0o700).await?;
-        files::write(&dir.join(PORTS).join(host_name), "").await?;
+        files::write(&dir.join(PORTS).join(host_name), &owner_of(request)).await?;
         let host = Host {
             mac: request.hwaddr,
             ipv4: request.ipv4,
@@ -223,9 +254,9 @@ impl Networks {
         Ok(())
     }
 
-    async fn unregister(&self, request: &NicRequest, host_name: &str) -> Result<(), NetworkError> {
+    async fn unregister(&self, request: &NicRequest, host_names: &[String]) -> Result<(), NetworkError> {
         let dir = self.inner.dir_of(&request.network);
-        if is_port_name(host_name) {
+        for host_name in host_names {
             files::remove(&dir.join(PORTS).join(host_name)).await?;
         }
         if leases::forget(&Files::new(&dir), request.hwaddr).await? {
@@ -233,6 +264,11 @@ impl Networks {
         }
         Ok(())
     }
+}
+
+/// Whose a host end is, as its file in [`PORTS`] says.
+fn owner_of(request: &NicRequest) -> String {
+    format!("{} {}", request.instance.simple(), request.device)
 }
 
 fn describe(request: &NicRequest) -> String {
