@@ -112,9 +112,16 @@ pub(crate) async fn replace(store: &dyn Store, stored: &Stored, network: &Networ
     store.txn(txn).await?.committed().ok_or_else(|| NetworkError::Contended(stored.name.clone()))
 }
 
-/// Removes a network and gives its link free.
-pub(crate) async fn delete(store: &dyn Store, project: &str, name: &str) -> Result<(), NetworkError> {
-    store.txn(Txn::new().delete(key(project, name)).delete(claim_key(name))).await?;
+/// Removes a network and gives its link free; with new settings, should it have been the default one.
+pub(crate) async fn delete(
+    store: &dyn Store,
+    project: &str,
+    name: &str,
+    settings: Option<&Settings>,
+) -> Result<(), NetworkError> {
+    let txn = Txn::new().delete(key(project, name)).delete(claim_key(name));
+    let txn = settings.iter().fold(txn, |txn, settings| txn.write(doc::put(settings_key(), *settings)));
+    store.txn(txn).await?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_store::{Admission, Always, Store};
+use berth_store::{Admission, Always, Store, step};
 use rtnetlink::packet_route::link::InfoKind;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
@@ -87,7 +87,8 @@ impl Networks {
 
     async fn take_up(&self) -> Result<(), NetworkError> {
         let inner = &self.inner;
-        for stored in document::all(&*inner.store).await? {
+        let all = document::all(&*inner.store).await?;
+        for stored in &all {
             let up = match config::parse(&stored.name, &stored.doc.config) {
                 Ok(spec) => inner.bring_up(&spec).await,
                 Err(error) => Err(error),
@@ -98,6 +99,8 @@ impl Networks {
         }
         match document::settings(&*inner.store).await? {
             Some(settings) => inner.set_default(settings.default),
+            // An earlier first start came no further.
+            None if !all.is_empty() => self.take_as_default(all[0].name.clone()).await?,
             None => self.first_start().await?,
         }
         Ok(())
@@ -108,12 +111,7 @@ impl Networks {
         for number in 0..ATTEMPTS {
             let name = format!("berthbr{number}");
             match self.create(DEFAULT_PROJECT, &name, "Default network", Config::new(), &Always).await {
-                Ok(_) => {
-                    let settings = Settings { default: Some(name.clone()) };
-                    document::set_settings(&*self.inner.store, &settings).await?;
-                    self.inner.set_default(Some(name));
-                    return Ok(());
-                }
+                Ok(_) => return self.take_as_default(name).await,
                 Err(NetworkError::LinkTaken(_) | NetworkError::Exists(_)) => {}
                 Err(error) => {
                     // Instances work without a network, so the daemon does too; the next start tries again.
@@ -123,6 +121,13 @@ impl Networks {
             }
         }
         self.inner.runtime.failed("berthbr0", "all names for the default network are taken".to_owned());
+        Ok(())
+    }
+
+    async fn take_as_default(&self, name: String) -> Result<(), NetworkError> {
+        let settings = Settings { default: Some(name) };
+        document::set_settings(&*self.inner.store, &settings).await?;
+        self.inner.set_default(settings.default);
         Ok(())
     }
 
@@ -277,10 +282,10 @@ impl Networks {
         let hwaddr = stored.doc.config.get("bridge.hwaddr").or_else(|| stored.doc.config.get(HWADDR));
         let mac = hwaddr.and_then(|mac| mac.parse().ok());
         self.inner.tear_down(name, mac).await?;
-        document::delete(&*self.inner.store, project, name).await?;
-        if self.default_network().as_deref() == Some(name) {
-            document::set_settings(&*self.inner.store, &Settings { default: None }).await?;
-            self.inner.set_default(None);
+        let without_default = (self.default_network().as_deref() == Some(name)).then_some(Settings { default: None });
+        document::delete(&*self.inner.store, project, name, without_default.as_ref()).await?;
+        if let Some(Settings { default }) = without_default {
+            self.inner.set_default(default);
         }
         Ok(())
     }
@@ -380,10 +385,13 @@ impl Inner {
         if laid.made {
             nic::rejoin(&self.links, &dir, laid.index).await?;
         }
+        step::done("bridge laid");
         firewall::apply(spec, &dir).await?;
+        step::done("firewall set");
         self.runtime.unwatch(&spec.name);
         let process = if dnsmasq::wanted(spec) {
             let (process, more) = dnsmasq::ensure(spec, &dir).await?;
+            step::done("dnsmasq serves");
             warnings.extend(more);
             Some(process)
         } else {
@@ -397,7 +405,7 @@ impl Inner {
     /// Undoes a creation.
     async fn remove(&self, project: &str, spec: &BridgeSpec) -> Result<(), NetworkError> {
         self.tear_down(&spec.name, spec.hwaddr).await?;
-        document::delete(&*self.store, project, &spec.name).await
+        document::delete(&*self.store, project, &spec.name, None).await
     }
 
     /// Removes everything of a network from the host. Each step may find that there is nothing to do.
@@ -405,11 +413,14 @@ impl Inner {
         let dir = self.dir_of(name);
         self.runtime.unwatch(name);
         dnsmasq::stop(&dir).await?;
+        step::done("dnsmasq stopped");
         firewall::remove(name, &dir).await?;
+        step::done("firewall removed");
         bridge::remove(&self.links, name, mac).await?;
+        step::done("bridge removed");
         match tokio::fs::remove_dir_all(&dir).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(NetworkError::path(dir)(error)),
-            _ => {}
+            _ => step::done("directory of a network removed"),
         }
         self.runtime.forget(name);
         Ok(())
