@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use berth_store::doc::{self, Versioned};
-use berth_store::{Key, Outcome, Rev, Store, Txn};
+use berth_store::{Key, Outcome, Rev, Store, Txn, step};
 
 use crate::claims::Claims;
 use crate::error::{Error, Result};
@@ -219,13 +219,15 @@ impl Images {
         let _claim = self.inner.claims.take(&fingerprint).await;
         let key = image_key(project, &fingerprint);
         let aliases = self.aliases_by_target(project).await?.remove(&fingerprint).unwrap_or_default();
+        let without = |txn: Txn, names: &[(String, String)]| {
+            names.iter().fold(txn, |txn, (name, _)| txn.delete(alias_key(project, name)))
+        };
         // A transaction has room for a limited number of writes: what does not fit goes first.
-        let room = self.store().limits().max_ops / 2;
-        for names in aliases.chunks(room.max(1)) {
-            let txn = names.iter().fold(Txn::new(), |txn, (name, _)| txn.delete(alias_key(project, name)));
-            self.store().txn(txn).await?;
+        let (first, last) = aliases.split_at(aliases.len().saturating_sub(self.store().limits().max_ops / 2));
+        for names in first.chunks((self.store().limits().max_ops / 2).max(1)) {
+            self.store().txn(without(Txn::new(), names)).await?;
         }
-        let txn = Txn::new().exists(key.clone()).delete(key);
+        let txn = without(Txn::new().exists(key.clone()).delete(key), last);
         if self.store().txn(txn).await?.committed().is_none() {
             return Err(Error::ImageNotFound { project: project.to_owned(), name: prefix.to_owned() });
         }
@@ -243,7 +245,7 @@ impl Images {
         let to = trash.path().join(fingerprint);
         blocking(move || {
             match fs::rename(&place, to) {
-                Ok(()) => {}
+                Ok(()) => step::done("files of an image out of their place"),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::io("remove", &place)(e)),
             }
