@@ -127,6 +127,21 @@ pub(crate) struct VolatileDoc {
     pub last_used_at: Option<Timestamp>,
     /// The run state in its volume.
     pub kept: Kept,
+    /// What is to follow the end of its present run, if that has been asked for.
+    pub then: Then,
+}
+
+/// What follows the end of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Then {
+    /// Nothing, until somebody starts it.
+    #[default]
+    Rest,
+    /// It is started again.
+    Restart,
+    /// It is started again with the host.
+    ComeBack,
 }
 
 /// A run state from which an instance goes on when it is started next. Nothing of it has run since.
@@ -144,12 +159,16 @@ pub(crate) enum Kept {
 
 impl Document for VolatileDoc {
     const KIND: &'static str = "volatile state";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
-    fn upgrade(_version: u32, mut value: Value) -> Result<Value, String> {
-        // Version 1 knew states of the instance itself only, and its first form none.
-        let own = value["stateful"] == true;
-        value["kept"] = serde_json::json!(if own { Kept::Own } else { Kept::Nothing });
+    fn upgrade(version: u32, mut value: Value) -> Result<Value, String> {
+        if version < 2 {
+            // Version 1 knew states of the instance itself only, and its first form none.
+            let own = value["stateful"] == true;
+            value["kept"] = serde_json::json!(if own { Kept::Own } else { Kept::Nothing });
+        }
+        // Until version 2, a daemon that was killed forgot what was to follow.
+        value["then"] = serde_json::json!(Then::Rest);
         Ok(value)
     }
 }
@@ -308,7 +327,7 @@ mod tests {
             }
             berth_store::Store::txn(&store, berth_store::Txn::new().put(key.clone(), old.to_string())).await.unwrap();
             let read = berth_store::doc::get::<VolatileDoc>(&store, &key).await.unwrap().unwrap();
-            assert_eq!(read.doc.kept, kept);
+            assert_eq!((read.doc.kept, read.doc.then), (kept, Then::Rest));
         }
     }
 

@@ -61,7 +61,7 @@ impl Actor {
                 },
                 heard = hear(&mut self.live) => self.heard(heard).await,
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(|| Instant::now() + NEVER)) => {
-                    self.give_up_stopping();
+                    self.give_up_stopping().await;
                     Next::GoOn
                 }
             };
@@ -199,6 +199,12 @@ impl Actor {
         if self.live.is_none() {
             return reply(answer, Err(Error::State(format!("The instance is already stopped: \"{}\"", self.name))));
         }
+        // Who wants it to rest wants that with the host down too.
+        let before = self.live.as_ref().and_then(|live| live.stopping.as_ref()).map(|stopping| stopping.then);
+        let then = if (before, then) == (Some(Then::Rest), Then::ComeBack) { Then::Rest } else { then };
+        if let Err(e) = self.intend(then).await {
+            return reply(answer, Err(e));
+        }
         let asked = if request.stateful {
             self.save_and_end().await
         } else if request.force {
@@ -212,6 +218,7 @@ impl Actor {
             self.shared.drivers.of(self.document.kind).shutdown(&run_dir).await
         };
         if let Err(e) = asked {
+            self.intend_or_warn(before.unwrap_or_default()).await;
             return reply(answer, Err(e));
         }
         let Some(live) = &mut self.live else { return reply(answer, Ok(())) };
@@ -219,15 +226,40 @@ impl Actor {
             request.timeout.filter(|_| !request.force && !request.stateful).map(|timeout| Instant::now() + timeout);
         let stopping = live.stopping.get_or_insert_with(|| Stopping { deadline, then, answers: Vec::new() });
         stopping.deadline = deadline;
-        // Who wants it to rest wants that with the host down too.
-        if (stopping.then, then) != (Then::Rest, Then::ComeBack) {
-            stopping.then = then;
-        }
+        stopping.then = then;
         stopping.answers.push(answer);
         self.show();
     }
 
-    fn give_up_stopping(&mut self) {
+    /// Remembers what is to follow the end of the run, before anything is done about that: the next daemon goes on with it.
+    pub(super) async fn intend(&mut self, then: Then) -> Result<()> {
+        if self.volatile.then == then {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.volatile.then, then);
+        let saved = self.save_volatile().await;
+        match saved {
+            // It can be stopped on a full disk too; only a daemon that is killed meanwhile forgets what follows.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(instance = %self.name, "what is to follow its end is not recorded: {e}");
+                Ok(())
+            }
+            Err(e) => {
+                self.volatile.then = before;
+                Err(e)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The same where the run goes on in any case.
+    pub(super) async fn intend_or_warn(&mut self, then: Then) {
+        if let Err(e) = self.intend(then).await {
+            tracing::warn!(instance = %self.name, "it is remembered wrongly what is to follow its end: {e}");
+        }
+    }
+
+    async fn give_up_stopping(&mut self) {
         let Some(stopping) = self.live.as_mut().and_then(|live| live.stopping.take()) else { return };
         for answer in stopping.answers {
             let message = format!(
@@ -236,6 +268,7 @@ impl Actor {
             );
             reply(answer, Err(Error::State(message)));
         }
+        self.intend_or_warn(Then::Rest).await;
         self.show();
     }
 
@@ -297,7 +330,8 @@ impl Actor {
             None if exit.reason == ExitReason::Reboot => Then::Restart,
             None => Then::Rest,
         };
-        let cleared = self.clear_away(if then == Then::ComeBack { Power::Running } else { Power::Stopped }).await;
+        self.volatile.then = then;
+        let cleared = self.clear_away(if then == Then::Rest { Power::Stopped } else { Power::Running }).await;
         if unexpected {
             tracing::warn!(instance = %self.name, "ended unexpectedly: {}", exit.message);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_images::Progress;
-use berth_store::{Outcome, Txn, admitted, doc};
+use berth_store::{Outcome, Txn, admitted, doc, step};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use super::{Instances, Shared};
 use crate::backups::Restored;
 use crate::devices::{self, Link};
 use crate::documents::{
-    Claim, InstanceDoc, Kept, Phase, Purpose, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
+    Claim, InstanceDoc, Phase, Purpose, VolatileDoc, idmap_key, instance_key, uuid_key, volatile_key, vsock_key,
 };
 use crate::drivers::Provision;
 use crate::error::{Error, Result};
@@ -128,7 +128,7 @@ impl Shared {
                 volume: uuid,
                 phase: Phase::Creating,
             },
-            volatile: VolatileDoc { values, last_used_at: None, kept: Kept::Nothing },
+            volatile: VolatileDoc { values, ..VolatileDoc::default() },
             expanded_config,
             expanded_devices,
             name,
@@ -318,6 +318,7 @@ impl Shared {
         let pending = self.pools.prepare(&place.pool, place.kind, &place.name).await?;
         let source = Provision { images: &self.images, image, disk_size };
         self.drivers.of(kind).provision(pending.path(), &source, &**progress).await?;
+        step::done("content made");
         pending.commit().await?;
         Ok(())
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use berth_containers::templates::Templates;
 use berth_images::Origin;
-use berth_store::ErrorKind;
+use berth_store::{ErrorKind, step};
 use jiff::Timestamp;
 use tokio_util::sync::DropGuard;
 
 use super::actor::Actor;
-use super::live::Live;
+use super::live::{Live, Then};
 use super::remove::remove_tree;
 use crate::blocking::blocking;
 use crate::cloud_init;
@@ -58,6 +58,7 @@ impl Actor {
             }
             Err(e) => {
                 self.remember_error(Some(e.to_string()));
+                self.volatile.then = Then::Rest;
                 if let Err(again) = self.clear_away(Power::Stopped).await {
                     self.leftover(format!("what a failed start left could not be cleared away: {again}"));
                 }
@@ -82,6 +83,7 @@ impl Actor {
         // Its volume may be another one than that which was limited before.
         self.shared.limit_volume(&self.document, &instance.expanded_devices).await?;
         make_directories(&self.places()).await?;
+        step::done("run directory made");
         let door = self.make_door(&instance).await?;
         let mut plan = self.plan(&instance).await?;
         plan.templates = due_templates(&instance, &plan).await?;
@@ -102,6 +104,8 @@ impl Actor {
         self.volatile.values.remove(templates::PENDING);
         self.save_volatile().await?;
         let started = launch.proceed(&plan.places.run_dir).await?;
+        // What was to follow the last run has come.
+        self.intend_or_warn(Then::Rest).await;
         if let Some(saved) = saved {
             self.forget(saved.directory).await;
         }
@@ -167,20 +171,21 @@ impl Actor {
     pub(super) async fn clear_away(&mut self, power: Power) -> Result<()> {
         let places = self.places();
         self.driver().clean_up(&self.document.uuid.simple().to_string()).await?;
+        step::done("what the supervisor left removed");
         let instance =
             self.snapshot(self.view.borrow().expanded_config.clone(), self.view.borrow().expanded_devices.clone());
         nics::detach_all(&self.shared.networks, &instance).await?;
-        remove_tree(&places.run_dir).await?;
         self.volatile.values.retain(|key, _| !key.ends_with(".host_name"));
         self.remember_power(power);
         match self.save_volatile().await {
             // It has ended all the same, and perhaps its deletion is what will free space.
             Err(e) if e.kind() == ErrorKind::NoSpace => {
                 tracing::warn!(instance = %self.name, "its end is not recorded: {e}");
-                Ok(())
             }
-            other => other,
+            other => other?,
         }
+        // Last: as long as there is this, the next daemon knows of the run's end and what it came to.
+        remove_tree(&places.run_dir).await
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::Answer;
+pub(super) use crate::documents::Then;
 use crate::drivers::Started;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -37,17 +38,6 @@ pub(super) struct Stopping {
     pub deadline: Option<Instant>,
     pub then: Then,
     pub answers: Vec<Answer<()>>,
-}
-
-/// What follows the end that somebody waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// Nothing, until somebody starts it.
-    Rest,
-    /// It is started again.
-    Restart,
-    /// It is started again with the host.
-    ComeBack,
 }
 
 /// What the supervisor said.

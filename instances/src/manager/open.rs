@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::actor::{Actor, Next};
 use super::launch::Power;
-use super::live::{Live, last_words, wait_gone};
+use super::live::{Live, Stopping, Then, last_words, wait_gone};
 use super::remove::remove_tree;
 use super::{Deps, Handle, Instances, Shared};
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, instances_key, volatile_key};
@@ -160,6 +160,8 @@ impl Shared {
         if let Some(started) = live {
             let door = if places.devlxd().exists() { Some(actor.open_door()?) } else { None };
             actor.live = Some(Live::new(started, door));
+            // Whoever asked for its end has gone with the daemon.
+            actor.intend(Then::Rest).await?;
             actor.connect().await;
             actor.show();
         }
@@ -211,25 +213,44 @@ impl Actor {
     async fn recover(&mut self, run_dir: &std::path::Path, ran: bool) -> Result<Found> {
         let told = record::load_exit(run_dir).is_ok_and(|exit| exit.is_some());
         let exit = last_words(run_dir)?;
-        if self.ended(exit, None).await == Next::Gone {
+        let then = match self.volatile.then {
+            // Remembered, for this daemon may end before it runs again.
+            Then::Rest if ran && !told && self.may_come_back() => Then::ComeBack,
+            then => then,
+        };
+        // One that ended by itself may want to be started again by itself.
+        let asked = (then != Then::Rest).then(|| Stopping { deadline: None, then, answers: Vec::new() });
+        if self.ended(exit, asked).await == Next::Gone {
             return Ok(Found::Gone);
         }
-        Ok(if ran && !told { Found::Interrupted } else { Found::AsLeft })
+        Ok(if then == Then::ComeBack { Found::Interrupted } else { Found::AsLeft })
     }
 }
 
 impl Actor {
-    /// Deals with a run that was ended because the host went down.
+    /// Deals with a run that was ended because the host went down, or to be followed by another one.
     async fn come_back(&mut self) -> Result<Found> {
-        let autostart = self.view.borrow().expanded_config.get("boot.autostart").cloned();
-        if autostart.is_some_and(|value| parse_bool(&value) == Ok(false)) {
+        if self.volatile.then == Then::Restart {
+            if let Err(e) = self.start(StartFrom::Boot).await {
+                self.leftover(format!("it could not be started again: {e}"));
+            }
+            return Ok(Found::AsLeft);
+        }
+        if !self.may_come_back() {
             self.remember_power(Power::Stopped);
+            self.volatile.then = Then::Rest;
             self.save_volatile().await?;
             self.show();
             return Ok(Found::AsLeft);
         }
         // What is remembered stays until it has been tried, for this daemon may end before.
         Ok(Found::Interrupted)
+    }
+
+    /// Whether it may be started because it ran.
+    fn may_come_back(&self) -> bool {
+        let autostart = self.view.borrow().expanded_config.get("boot.autostart").cloned();
+        autostart.is_none_or(|value| parse_bool(&value) != Ok(false))
     }
 }
 
