@@ -16,7 +16,7 @@ use crate::plan;
 use crate::templates::Trigger;
 
 /// Volatile key that names the image that an instance was made from.
-const BASE_IMAGE: &str = "volatile.base_image";
+pub(super) const BASE_IMAGE: &str = "volatile.base_image";
 /// Beginning of the keys that tell of the image.
 const IMAGE_KEYS: &str = "image.";
 
@@ -64,7 +64,13 @@ impl Actor {
                 document
                     .config
                     .extend(properties.into_iter().map(|(key, value)| (format!("{IMAGE_KEYS}{key}"), value)));
-                self.switch_content(to.clone(), document).await
+                let mut volatile = self.with_other_content();
+                match image {
+                    Some((_, fingerprint)) => volatile.values.insert(BASE_IMAGE.to_owned(), fingerprint),
+                    None => volatile.values.remove(BASE_IMAGE),
+                };
+                Trigger::Create.defer_only(kind, &mut volatile.values);
+                self.switch(to.clone(), document, volatile).await
             }
             Err(e) => Err(e),
         };
@@ -72,12 +78,6 @@ impl Actor {
             self.shared.dispose_or_later(&to).await;
             return done;
         }
-        match image {
-            Some((_, fingerprint)) => self.volatile.values.insert(BASE_IMAGE.to_owned(), fingerprint),
-            None => self.volatile.values.remove(BASE_IMAGE),
-        };
-        Trigger::Create.defer_only(kind, &mut self.volatile.values);
-        self.save_volatile().await?;
         self.publish().await?;
         self.emit("instance-updated");
         Ok(())

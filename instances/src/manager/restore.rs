@@ -9,15 +9,19 @@ use berth_supervisor::protocol::{Exit, ExitReason, Request};
 
 use super::actor::Actor;
 use super::launch::Power;
-use super::live::Heard;
+use super::live::{Heard, Then};
+use super::rebuild::BASE_IMAGE;
 use super::volumes::Volume;
-use crate::documents::{InstanceDoc, SnapshotDoc, instance_key, snapshot_key};
+use crate::documents::{InstanceDoc, Kept, SnapshotDoc, VolatileDoc, instance_key, snapshot_key, volatile_key};
 use crate::drivers::supervised;
 use crate::error::{Error, Result};
 use crate::model::{Devices, StartFrom};
 use crate::plan;
 use crate::projects::Change;
 use crate::templates::{PENDING, Trigger};
+
+/// Volatile keys that belong to the content of an instance.
+const OF_CONTENT: [&str; 2] = [PENDING, BASE_IMAGE];
 
 impl Actor {
     pub(super) async fn restore(
@@ -39,17 +43,23 @@ impl Actor {
         let running = self.live.is_some();
         let stopped = if running { self.end_at_once().await } else { Ok(()) };
         let done = match stopped {
-            Ok(()) => self.switch_content(to.clone(), document).await,
+            Ok(()) => {
+                let mut volatile = self.with_other_content();
+                for key in OF_CONTENT {
+                    match snapshot.volatile.get(key) {
+                        Some(value) => drop(volatile.values.insert(key.to_owned(), value.clone())),
+                        // That of a copy does not tell.
+                        None if key == BASE_IMAGE && snapshot.volatile.is_empty() => {}
+                        None => drop(volatile.values.remove(key)),
+                    }
+                }
+                self.switch(to.clone(), document, volatile).await
+            }
             Err(e) => Err(e),
         };
         if done.is_err() {
             self.shared.dispose_or_later(&to).await;
         } else {
-            match snapshot.volatile.get(PENDING) {
-                Some(pending) => self.volatile.values.insert(PENDING.to_owned(), pending.clone()),
-                None => self.volatile.values.remove(PENDING),
-            };
-            self.save_volatile().await?;
             self.publish().await?;
             self.emit_about("instance-restored", &[("snapshot", name)]);
         }
@@ -72,9 +82,10 @@ impl Actor {
         }
     }
 
-    /// Ends the present run, which is neither the end of an ephemeral instance nor followed by another run.
+    /// Ends the present run, which is not the end of an ephemeral instance. Another run follows, also if the daemon is killed.
     async fn end_at_once(&mut self) -> Result<()> {
         let run_dir = self.places().run_dir;
+        self.intend(Then::Restart).await?;
         supervised::ask(&run_dir, &Request::Kill).await?;
         let Some(mut live) = self.live.take() else { return Ok(()) };
         while !matches!(live.hear().await, Heard::End) {}
@@ -84,14 +95,14 @@ impl Actor {
             let _ = answer.send(Ok(()));
         }
         let Exit { reason, .. } = exit?;
-        self.clear_away(Power::Stopped).await?;
+        self.clear_away(Power::Running).await?;
         self.show();
         self.emit_about(if reason == ExitReason::Shutdown { "instance-shutdown" } else { "instance-stopped" }, &[]);
         Ok(())
     }
 
-    /// Puts a volume to use in place of the own one, together with a new document, and removes the old one.
-    async fn switch(&mut self, volume: Volume, document: InstanceDoc) -> Result<()> {
+    /// Puts a volume to use in place of the own one, together with new documents, and removes the old one.
+    pub(super) async fn switch(&mut self, volume: Volume, document: InstanceDoc, volatile: VolatileDoc) -> Result<()> {
         let old = Volume::of(&self.document);
         let document = InstanceDoc { pool: volume.pool.clone(), volume: volume.uuid, ..document };
         let expanded = self.shared.expanded(&self.project, &document.profiles, &document.config, &document.devices);
@@ -102,34 +113,36 @@ impl Actor {
         let txn = Txn::new()
             .mod_rev(key.clone(), self.revision)
             .write(doc::put(key, &document))
+            .write(doc::put(volatile_key(document.uuid), &volatile))
             .write(volume.used())
             .write(old.waste(None));
         let Outcome::Committed { rev } = admitted(&*self.shared.store, &txn, &admission, 0).await? else {
             return Err(Error::Changed { what: "Instance", name: self.name.clone() });
         };
-        (self.document, self.revision) = (document, rev);
+        (self.document, self.revision, self.volatile) = (document, rev, volatile);
         self.shared.dispose_or_later(&old).await;
         Ok(())
     }
 
-    /// As [`switch`](Self::switch), to a volume of another content.
-    pub(super) async fn switch_content(&mut self, volume: Volume, document: InstanceDoc) -> Result<()> {
-        self.give_up_state().await?;
-        self.switch(volume, document).await
+    /// What is remembered of the instance once it has another content: a saved run belongs to the one it was saved with.
+    pub(super) fn with_other_content(&self) -> VolatileDoc {
+        VolatileDoc { kept: Kept::Nothing, ..self.volatile.clone() }
     }
 
     /// Takes a volume that somebody filled for this instance.
     pub(super) async fn replace_volume(&mut self, volume: Volume) -> Result<()> {
         let done = match self.refuse_if_running("refreshed") {
-            Ok(()) => self.switch_content(volume.clone(), self.document.clone()).await,
+            Ok(()) => {
+                let mut volatile = self.with_other_content();
+                Trigger::Copy.defer_only(self.document.kind, &mut volatile.values);
+                self.switch(volume.clone(), self.document.clone(), volatile).await
+            }
             Err(e) => Err(e),
         };
         if done.is_err() {
             self.shared.dispose_or_later(&volume).await;
         }
         done?;
-        Trigger::Copy.defer_only(self.document.kind, &mut self.volatile.values);
-        self.save_volatile().await?;
         self.publish().await
     }
 
@@ -150,7 +163,7 @@ impl Actor {
             let to = from.fresh(pool);
             self.copy_volume(&from, &to, progress, given_up.as_mut()).await?;
             let document = InstanceDoc { devices, ..self.document.clone() };
-            if let Err(e) = self.switch(to.clone(), document).await {
+            if let Err(e) = self.switch(to.clone(), document, self.volatile.clone()).await {
                 self.shared.dispose_or_later(&to).await;
                 return Err(e);
             }
