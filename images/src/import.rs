@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use berth_store::{Admission, Outcome, Txn, admitted, doc};
+use berth_store::{Admission, Outcome, Txn, admitted, doc, step};
 use sha2::{Digest, Sha256};
 
 use crate::aliases;
@@ -243,5 +243,7 @@ fn settle(staging: Staging, files: &ImportFiles, place: &Path) -> Result<()> {
     let sync = |path: &Path| File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("write", path));
     sync(&ready)?;
     fs::rename(&ready, place).map_err(Error::io("move", &ready))?;
-    place.parent().map_or(Ok(()), sync)
+    place.parent().map_or(Ok(()), sync)?;
+    step::done("files of an image in their place");
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_store::doc::{self, Document, Versioned};
-use berth_store::{Key, Store, Txn};
+use berth_store::{Key, Store, Txn, step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -179,7 +179,9 @@ impl Pools {
         // The document comes first: it keeps others off the name, and what a crash leaves is found by the next start.
         let txn = Txn::new().absent(key(name)).write(doc::put(key(name), &pool));
         let rev = inner.store.txn(txn).await?.committed().ok_or_else(exists)?;
-        if let Err(error) = run(name, engine.clone(), |driver| driver.create()).await {
+        if let Err(error) =
+            run(name, engine.clone(), |driver| driver.create().inspect(|()| step::done("pool made"))).await
+        {
             match inner.remove(name, &pool).await {
                 Ok(()) => {}
                 Err(undo) => {
@@ -283,6 +285,7 @@ impl Pools {
                 return Err(StorageError::VolumeExists { pool: pool_name, kind, volume: name });
             }
             let path = driver.prepare(kind)?;
+            step::done("volume begun");
             Ok(PendingVolume::new(driver, kind, name, path))
         })
         .await
@@ -310,6 +313,7 @@ impl Pools {
             }
             if same_pool {
                 let path = target.duplicate(from.kind, &from.name, &job)?;
+                step::done("volume duplicated");
                 return Ok(PendingVolume::new(target, kind, name, path));
             }
             let there = source.find(from.kind, &from.name)?.ok_or(StorageError::VolumeNotFound {
@@ -319,6 +323,7 @@ impl Pools {
             })?;
             let pending = PendingVolume::new(target.clone(), kind, name, target.prepare(kind)?);
             job.fill(&there, pending.path()).map_err(StorageError::path(&pool, &there))?;
+            step::done("volume filled");
             Ok(pending)
         })
         .await
@@ -343,14 +348,20 @@ impl Pools {
         check_name(old)?;
         check_name(new)?;
         let (old, new) = (old.to_owned(), new.to_owned());
-        run(pool, self.inner.driver(pool)?, move |driver| driver.rename(kind, &old, &new)).await
+        run(pool, self.inner.driver(pool)?, move |driver| {
+            driver.rename(kind, &old, &new).inspect(|()| step::done("volume renamed"))
+        })
+        .await
     }
 
     /// Removes a volume. Its name is free when this returns, its space soon after.
     pub async fn delete(&self, pool: &str, kind: VolumeKind, volume: &str) -> Result<(), StorageError> {
         check_name(volume)?;
         let name = volume.to_owned();
-        run(pool, self.inner.driver(pool)?, move |driver| driver.delete(kind, &name)).await
+        run(pool, self.inner.driver(pool)?, move |driver| {
+            driver.delete(kind, &name).inspect(|()| step::done("volume removed"))
+        })
+        .await
     }
 
     /// Sets how many bytes a volume may occupy, now and later; a pool of the driver `dir` limits nothing.
@@ -410,7 +421,7 @@ impl Inner {
 
     /// Removes what there is of an unfinished pool, and its document.
     async fn remove(&self, name: &str, pool: &PoolDoc) -> Result<(), StorageError> {
-        run(name, self.engine(name, pool)?, |driver| driver.destroy()).await?;
+        run(name, self.engine(name, pool)?, |driver| driver.destroy().inspect(|()| step::done("pool removed"))).await?;
         self.store.txn(Txn::new().delete(key(name))).await?;
         Ok(())
     }

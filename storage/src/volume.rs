@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use berth_store::step;
+
 use crate::driver::Driver;
 use crate::error::StorageError;
 
@@ -100,7 +102,10 @@ impl PendingVolume {
     pub async fn commit(mut self) -> Result<PathBuf, StorageError> {
         let (driver, kind, name) = (self.driver.clone(), self.kind, self.name.clone());
         let pending = self.path().to_owned();
-        let done = tokio::task::spawn_blocking(move || driver.commit(&pending, kind, &name)).await;
+        let done = tokio::task::spawn_blocking(move || {
+            driver.commit(&pending, kind, &name).inspect(|_| step::done("volume in its place"))
+        })
+        .await;
         let done = done.map_err(|error| StorageError::path("", self.path())(std::io::Error::other(error)))?;
         if done.is_ok() {
             self.path = None;

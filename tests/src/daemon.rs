@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
 use crate::images::{busybox_image, debian_image};
 use crate::leftovers::{Leftovers, sweep};
-use crate::run::{Run, ends};
+use crate::run::{Run, ends, ends_first};
 use crate::watch::Watch;
 
 /// How long a daemon may take to be ready or to end, in seconds; generous, for it may run under emulation.
@@ -28,6 +29,8 @@ pub struct Daemon {
     child: Option<Child>,
     /// Where volumes appear, which have the names that cgroups and run directories have too.
     volumes: Vec<Watch>,
+    /// What they saw so far.
+    seen: Mutex<Vec<String>>,
 }
 
 /// How a daemon is started, for tests that need it otherwise than usual.
@@ -70,6 +73,7 @@ impl Setup {
             wrapper: self.wrapper,
             child: None,
             volumes: Vec::new(),
+            seen: Mutex::default(),
         };
         daemon.spawn();
         let volumes = ["containers", "virtual-machines"].map(|kind| daemon.volume_dir(kind));
@@ -131,12 +135,68 @@ impl Daemon {
             .args(words)
             .args(["serve", "--dir"])
             .arg(&self.dir)
+            .env(berth_store::step::VARIABLE, self.steps_dir())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
             .stderr(log)
             .spawn()
             .expect("berthd can be started; `cargo xtask build` makes it");
         self.child = Some(child);
+    }
+
+    /// The same, unless the daemon dies at a step that was chosen; tells which. Otherwise it lives on, and what it starts
+    /// by itself runs when this returns.
+    pub fn spawn_or_die(&mut self) -> Option<String> {
+        let run = self.dir.join("run");
+        std::fs::create_dir_all(&run).expect("a directory can be made");
+        let watch = Watch::on(&run);
+        self.spawn_only();
+        let (mut command, _) = self.wait_ready().into_command();
+        let mut waiting = command.stderr(Stdio::null()).spawn().expect("berthd can be started");
+        let ready = ends_first(&waiting, self.child.as_ref().expect("the daemon runs"));
+        // It may have ended just now.
+        let _ = waiting.kill();
+        let status = waiting.wait().expect("a child can be waited for");
+        if !ready {
+            return Some(self.death().unwrap_or_else(|| panic!("berthd ended by itself\n{}", self.log())));
+        }
+        assert!(status.success(), "berthd is not ready\n{}", self.log());
+        if let Some(step) = self.death() {
+            return Some(step);
+        }
+        self.await_autostart(&watch);
+        None
+    }
+
+    /// Waits until the instances run that the daemon starts by itself; `watch` has seen their directories appear.
+    fn await_autostart(&self, watch: &Watch) {
+        for instance in self.get("/1.0/instances?recursion=1&all-projects=true").as_array().expect("a list") {
+            let config = &instance["config"];
+            let waits = instance["status"] == "Stopped" && config["volatile.last_state.power"] == "RUNNING";
+            if waits {
+                let uuid = config["volatile.uuid"].as_str().expect("it has one").replace('-', "");
+                while !watch.entry().ends_with(&uuid) {}
+            }
+            if waits || instance["status"] == "Starting" {
+                // Its owner does one thing after the other: this fails once it runs.
+                let name = instance["name"].as_str().expect("it has one");
+                let project = instance["project"].as_str().expect("it has one");
+                self.berth_args(["--project", project, "start", name]).any();
+            }
+        }
+    }
+
+    /// Notes that the daemon has ended.
+    pub(crate) fn reap(&mut self) {
+        let mut child = self.child.take().expect("the daemon ran");
+        child.wait().expect("a child can be waited for");
+    }
+
+    /// Names of all volumes of instances that there have been so far.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(self.volumes.iter().flat_map(Watch::names));
+        seen.clone()
     }
 
     fn wait_ready(&self) -> Run {
@@ -262,8 +322,7 @@ impl Daemon {
 
     /// Removes all instances and networks, ends the daemon and checks that nothing is left.
     pub fn finish(mut self) {
-        let volumes: Vec<String> = self.volumes.iter().flat_map(Watch::names).collect();
-        let leftovers = Leftovers::expect_none_of(&self.dir, volumes);
+        let leftovers = Leftovers::expect_none_of(&self.dir, self.seen());
         self.remove_everything();
         self.wait_for_removals();
         self.stop();
@@ -271,7 +330,7 @@ impl Daemon {
     }
 
     /// Large trees are removed in the background; the next start would do what is not done when the daemon ends.
-    fn wait_for_removals(&self) {
+    pub(crate) fn wait_for_removals(&self) {
         let images = self.dir.join("images");
         let watch = Watch::on(&images);
         let left = crate::leftovers::names(&images);
@@ -286,6 +345,11 @@ impl Daemon {
             let (name, project) = (name.expect("a name"), project.expect("a project"));
             self.berth_args(["--project", project, "delete", "--force", name]).ok();
         }
+        self.remove_networks();
+    }
+
+    /// Removes all networks, which no instance uses.
+    pub fn remove_networks(&self) {
         for network in self.networks() {
             if self.get("/1.0/profiles/default")["devices"]["eth0"]["network"] == *network {
                 self.berth("profile device remove default eth0").ok();
@@ -317,6 +381,7 @@ impl Drop for Daemon {
         }
         // There may be none.
         let _ = std::fs::remove_file(self.log_path());
+        let _ = std::fs::remove_dir_all(self.steps_dir());
     }
 }
 

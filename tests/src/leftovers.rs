@@ -34,28 +34,10 @@ impl Leftovers {
         let mut left = mounts(&self.dir);
         left.extend(loops_left(&self.dir));
         left.extend(processes(&self.dir).into_iter().map(|(pid, command)| format!("process {pid} {command}")));
-        left.extend(self.cgroups(Path::new("/sys/fs/cgroup"), 0));
+        left.extend(cgroups(&self.uuids));
         left.extend(self.links());
         left.extend(self.files());
         assert!(left.is_empty(), "left behind:\n{}\n--- log ---\n{log}", left.join("\n"));
-    }
-
-    fn cgroups(&self, path: &Path, depth: usize) -> Vec<String> {
-        /// Controllers, `berth`, the instance, what is in it.
-        const DEEPEST: usize = 5;
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            if self.uuids.iter().any(|uuid| name.contains(uuid)) {
-                left.push(format!("cgroup {}", entry.path().display()));
-            } else if depth < DEEPEST {
-                left.extend(self.cgroups(&entry.path(), depth + 1));
-            }
-        }
-        left
     }
 
     fn links(&self) -> Vec<String> {
@@ -80,6 +62,28 @@ impl Leftovers {
     }
 }
 
+/// The cgroups of these instances.
+pub(crate) fn cgroups(uuids: &[String]) -> Vec<String> {
+    /// Controllers, `berth`, the instance, what is in it.
+    const DEEPEST: usize = 5;
+    fn below(path: &Path, uuids: &[String], depth: usize, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if uuids.iter().any(|uuid| name.contains(uuid)) {
+                found.push(format!("cgroup {}", entry.path().display()));
+            } else if depth < DEEPEST {
+                below(&entry.path(), uuids, depth + 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(Path::new("/sys/fs/cgroup"), uuids, 0, &mut found);
+    found
+}
+
 /// All links, as "12 eth0 ...", with the bridge they are on, and all tables, as "4 handle inet NAME".
 fn network_objects() -> Vec<String> {
     let mut all: Vec<String> = Run::new("ip", ["-o", "link"]).ok().lines().map(str::to_owned).collect();
@@ -99,7 +103,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn mounts(dir: &Path) -> Vec<String> {
+pub(crate) fn mounts(dir: &Path) -> Vec<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
     let dir = dir.to_string_lossy().into_owned();
     text.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")).collect()

@@ -10,14 +10,17 @@ mod http;
 mod images;
 mod leftovers;
 mod run;
+mod steps;
 mod terminal;
 mod watch;
+mod whole;
 
 pub use daemon::{Daemon, Setup, programs};
 pub use disk::SmallDisk;
 pub use http::{Reply, own_address};
 pub use images::{busybox_image, debian_image};
 pub use leftovers::{Leftovers, processes};
-pub use run::{Output, Run, hung_up};
+pub use run::{Output, Run, hung_up, wait_for_end};
 pub use terminal::Terminal;
 pub use watch::Watch;
+pub use whole::MARKER;

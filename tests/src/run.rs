@@ -137,6 +137,22 @@ pub(crate) fn ends(child: &Child) -> bool {
     ends_within(child, patience())
 }
 
+/// Waits for the end of a process that may be nobody's child here; tells whether it came in time.
+pub fn wait_for_end(pid: Pid) -> bool {
+    // One that cannot be opened has ended.
+    pidfd_open(pid, PidfdFlags::empty()).map_or(true, |pidfd| ready(&pidfd, patience()))
+}
+
+/// Waits for the end of one of two children; tells whether it is the first's.
+pub(crate) fn ends_first(first: &Child, second: &Child) -> bool {
+    let open = |child| pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("it is not waited for");
+    let (first, second) = (open(first), open(second));
+    let mut fds = [&first, &second].map(|fd| PollFd::new(fd, PollFlags::IN));
+    let timeout = Timespec::try_from(patience()).expect("it is short");
+    while let Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&timeout)) {}
+    fds[1].revents().is_empty()
+}
+
 /// Like [`ends`], with a time of the caller's.
 pub(crate) fn ends_within(child: &Child, patience: Duration) -> bool {
     let pid = Pid::from_child(child);

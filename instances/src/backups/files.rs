@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use berth_store::step;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -47,6 +48,7 @@ impl Files {
         let path = self.place(uuid);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(Error::io(format!("make the file {}", path.display())))?;
+        step::done("file of a backup begun");
         Ok(Scratch { uuid, path: Some(path), file })
     }
 
@@ -58,14 +60,19 @@ impl Files {
     /// Brings a complete file to disk.
     pub fn sync(&self, file: &File) -> Result<()> {
         let synced = file.sync_all().and_then(|()| File::open(&self.dir)?.sync_all());
-        synced.map_err(Error::io(format!("write a file in {}", self.dir.display())))
+        synced.map_err(Error::io(format!("write a file in {}", self.dir.display())))?;
+        step::done("file of a backup whole");
+        Ok(())
     }
 }
 
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(e)),
-        _ => Ok(()),
+        _ => {
+            step::done("file of a backup removed");
+            Ok(())
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use berth_guest::protocol::WindowSize;
+use berth_store::step;
 use berth_supervisor::handshake::{HANDSHAKE_FD, PROTOCOL_VERSION, Proceed, Progress, Start};
 use berth_supervisor::protocol::{CONTROL_SOCKET, Input, Reply, Request, SaveControl, Status};
 use berth_supervisor::record::Identity;
@@ -53,6 +54,7 @@ impl Launch {
             program.display(),
             place.name
         )))?;
+        step::done("supervisor started");
         // The command still holds the child's end; without it the child's death is seen here.
         drop(command);
         let endpoint = AsyncEndpoint::new(ours).map_err(Error::io("watch a socket"))?;
@@ -66,7 +68,10 @@ impl Launch {
             });
         }
         match launch.next().await? {
-            (Progress::Created { .. }, fds) => Ok((launch, Created { netns: fds.into_iter().next() })),
+            (Progress::Created { .. }, fds) => {
+                step::done("instance made");
+                Ok((launch, Created { netns: fds.into_iter().next() }))
+            }
             (other, _) => Err(launch.unexpected(&other)),
         }
     }
@@ -75,7 +80,7 @@ impl Launch {
     pub(crate) async fn proceed(mut self, run_dir: &Path) -> Result<Started> {
         self.endpoint.send(&Proceed, &[]).await.map_err(Error::io("let the instance run"))?;
         match self.next().await? {
-            (Progress::Running, _) => {}
+            (Progress::Running, _) => step::done("instance runs"),
             (other, _) => return Err(self.unexpected(&other)),
         }
         let mut child = self.child;
@@ -201,13 +206,17 @@ impl Standing {
 
     /// Ends it; its supervisor tells of that.
     pub(crate) async fn end(self) -> Result<()> {
-        self.0.endpoint.send(&SaveControl::End, &[]).await.map_err(Error::io("end the saved instance"))
+        self.0.endpoint.send(&SaveControl::End, &[]).await.map_err(Error::io("end the saved instance"))?;
+        step::done("saved instance ended");
+        Ok(())
     }
 }
 
 /// Asks and waits for the one answer.
 pub(crate) async fn ask(run_dir: &Path, request: &Request) -> Result<Reply> {
-    Ok(Conversation::open(run_dir, request, &[]).await?.answer().await?.0)
+    let answer = Conversation::open(run_dir, request, &[]).await?.answer().await?.0;
+    step::done("supervisor asked");
+    Ok(answer)
 }
 
 /// The supervisor's present view.

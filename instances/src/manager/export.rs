@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use berth_images::backup::format::{self, BackupKind, Index};
 use berth_images::{BackupVolumes, Compression, Progress};
+use berth_store::step;
 use tokio::sync::oneshot;
 
 use super::actor::Actor;
@@ -69,6 +70,7 @@ impl Instances {
         .await?;
         let volumes = BackupVolumes { kind: readable.kind, volume: &readable.volume, snapshots: &readable.snapshots };
         self.shared.images.backups().pack(volumes, index.path(), compression, out, &**progress).await?;
+        step::done("backup packed");
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use berth_images::{BackupVolumes, Progress};
-use berth_store::{Txn, doc};
+use berth_store::{Txn, doc, step};
 
 use super::create::Draft;
 use super::restore::devices_on;
@@ -161,6 +161,7 @@ impl Shared {
         let idmaps: Vec<String> = idmaps.cloned().collect();
         let left_out =
             backups.unpack(archive, into, &idmaps, largest_disk(&draft.expanded_devices), &**progress).await?;
+        step::done("backup unpacked");
         if left_out > 0 {
             tracing::warn!(instance = %draft.name, left_out, "device nodes of the backup that a container may not have were left out");
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use berth_store::{ErrorKind, Txn, doc};
+use berth_store::{ErrorKind, Txn, doc, step};
 
 use super::Shared;
 use super::use_running::volume_kind;
@@ -59,6 +59,9 @@ impl Shared {
 pub(super) async fn remove_tree(path: &Path) -> Result<()> {
     match tokio::fs::remove_dir_all(path).await {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(e)),
-        _ => Ok(()),
+        _ => {
+            step::done("directory removed");
+            Ok(())
+        }
     }
 }
