@@ -54,6 +54,9 @@ impl Launch {
             program.display(),
             place.name
         )))?;
+        // Before it is told what to do, so that none works on unknown to the next daemon, should this one be killed.
+        let known = child.id().map_or(Ok(()), |pid| Identity::of(pid)?.save(place.run_dir));
+        known.map_err(Error::io(format!("note the supervisor of instance \"{}\"", place.name)))?;
         step::done("supervisor started");
         // The command still holds the child's end; without it the child's death is seen here.
         drop(command);

@@ -1,6 +1,7 @@
 //! The daemon's start: finding running instances again, and ending what its predecessor left half done.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::live::{Live, Stopping, Then, last_words, wait_gone};
 use super::remove::remove_tree;
 use super::{Deps, Handle, Instances, Shared};
 use crate::documents::{InstanceDoc, Phase, VolatileDoc, instance_key, instances_key, volatile_key};
-use crate::drivers::{Drivers, supervised};
+use crate::drivers::{Drivers, Started, supervised};
 use crate::error::{Error, Result};
 use crate::model::{Kind, StartFrom, Status, TroubleKind};
 use crate::profiles::Profiles;
@@ -26,6 +27,8 @@ use crate::values::parse_bool;
 const EVENT_BACKLOG: usize = 1024;
 /// Commands that may wait for the owner of an instance.
 const COMMAND_BACKLOG: usize = 64;
+/// How long a supervisor may take to undo what it made.
+const PARTING: Duration = Duration::from_secs(10);
 /// The pool that the default profile uses.
 const DEFAULT_POOL: &str = "default";
 
@@ -120,6 +123,26 @@ impl Instances {
     }
 }
 
+/// The supervisor of a run directory. One that was never given leave to let its instance run, or that just ends, is waited for:
+/// what it undoes must not be what another run has by then.
+async fn find_supervisor(run_dir: &Path) -> Result<Option<Started>> {
+    if let Some(started) = supervised::adopt(run_dir).await? {
+        return Ok(Some(started));
+    }
+    let identity = Identity::load(run_dir).map_err(Error::io(format!("read {}", run_dir.display())))?;
+    let Some(identity) = identity else { return Ok(None) };
+    if let Ok(gone) = tokio::time::timeout(PARTING, wait_gone(&identity)).await {
+        return gone.map(|()| None);
+    }
+    // Given leave just before the daemon was killed, it may have come into reach only now.
+    if let Some(started) = supervised::adopt(run_dir).await? {
+        return Ok(Some(started));
+    }
+    identity.kill().map_err(Error::io(format!("end the stray supervisor {}", identity.pid)))?;
+    wait_gone(&identity).await?;
+    Ok(None)
+}
+
 /// How an instance was found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -138,7 +161,7 @@ impl Shared {
         let instance = doc::get::<InstanceDoc>(&*self.store, &instance_key(&project, &name)).await?.ok_or_else(gone)?;
         let volatile = doc::get::<VolatileDoc>(&*self.store, &volatile_key(instance.doc.uuid)).await?;
         let places = self.places(instance.doc.uuid);
-        let live = supervised::adopt(&places.run_dir).await?;
+        let live = find_supervisor(&places.run_dir).await?;
         let (sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let snapshots = self.snapshots(instance.doc.uuid).await?;
         let placeholder = watch::channel(Arc::new(placeholder(&project, &name, &instance.doc)));
@@ -210,7 +233,7 @@ impl Shared {
 
 impl Actor {
     /// Deals with a run that ended while no daemon was there.
-    async fn recover(&mut self, run_dir: &std::path::Path, ran: bool) -> Result<Found> {
+    async fn recover(&mut self, run_dir: &Path, ran: bool) -> Result<Found> {
         let told = record::load_exit(run_dir).is_ok_and(|exit| exit.is_some());
         let exit = last_words(run_dir)?;
         let then = match self.volatile.then {
