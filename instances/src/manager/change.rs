@@ -71,7 +71,10 @@ impl Actor {
         let after = self.view.borrow().clone();
         // The profile's change was not checked against this instance.
         self.check_growth(&before.expanded_devices, &after.expanded_devices)?;
-        self.change_live(&before, &after).await
+        let followed = self.change_live(&before, &after).await;
+        // With the links that it has now.
+        self.show();
+        followed
     }
 
     async fn check_expanded(&self, config: &Config, devices: &Devices) -> Result<()> {
