@@ -164,6 +164,12 @@ fn dead_helpers() {
     daemon.finish();
 }
 
+/// The parent of a process, if that lives.
+fn parent(pid: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned())
+}
+
 #[test]
 fn a_helper_that_is_killed_at_work() {
     let daemon = Daemon::start();
@@ -174,7 +180,12 @@ fn a_helper_that_is_killed_at_work() {
     let volume = watch.entry();
     // The helper itself makes what appears in the new volume.
     Watch::on(&volume).entry();
-    let (pid, command) = processes(&volume).pop().expect("the helper is at work");
+    // Its child does the work, confined. That one's children show the same command until they have executed another program.
+    let found = processes(&volume);
+    let is_below = |pid: &str, above: &str| parent(pid).as_deref() == Some(above);
+    let first = found.iter().find(|(pid, _)| found.iter().all(|(other, _)| !is_below(pid, other)));
+    let (first, _) = first.expect("the helper is at work");
+    let (pid, command) = found.iter().find(|(pid, _)| is_below(pid, first)).expect("its child is at work");
     assert!(command.contains("berth-image"), "{command}");
     kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
     let (status, said) = client.end();
