@@ -59,7 +59,8 @@ fn measure(servers: &Servers, runs: u32, report: &mut Report) -> Result<()> {
 /// Takes the times of everything from creation to deletion, in milliseconds.
 fn one_life(server: &Server, take: &mut dyn FnMut(&'static str, f64)) -> Result<()> {
     let mut timed = |measure: &'static str, arguments: &[&str]| -> Result<f64> {
-        let millis = run::timed(&mut server.lxc(arguments))?.as_secs_f64() * 1000.0;
+        let (time, _) = run::timed(&mut server.lxc(arguments))?;
+        let millis = time.as_secs_f64() * 1000.0;
         take(measure, millis);
         Ok(millis)
     };

@@ -77,7 +77,7 @@ fn measure(servers: &Servers, options: &Options, report: &mut Report) -> Result<
             run::check_interrupt()?;
             eprintln!("run {number} of {}: {}", options.runs, server.label);
             let mut timed = |measure, arguments: &[&str]| -> Result<()> {
-                let time = run::timed(&mut server.lxc(arguments))?;
+                let (time, _) = run::timed(&mut server.lxc(arguments))?;
                 report.add(measure, server.label, Unit::Milliseconds, time.as_secs_f64() * 1000.0);
                 Ok(())
             };
@@ -110,12 +110,10 @@ fn benchmark(
     eprintln!("{measure}: {}", server.label);
     let mut command = server.client("lxd-benchmark", words);
     command.args(["--parallel", &options.parallel.to_string()]);
-    let began = std::time::Instant::now();
-    let said = run::output(&mut command)?;
-    let millis = began.elapsed().as_secs_f64() * 1000.0;
+    let (time, said) = run::timed(&mut command)?;
     if let Some(line) = said.lines().find(|line| line.contains("Failed")) {
         bail!("lxd-benchmark {} failed on {}: {line}", words.join(" "), server.label);
     }
-    report.add(measure, server.label, Unit::Milliseconds, millis);
+    report.add(measure, server.label, Unit::Milliseconds, time.as_secs_f64() * 1000.0);
     Ok(())
 }

@@ -39,11 +39,11 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a program to its end; it must succeed. Gives how long it took, its start included.
-pub fn timed(command: &mut Command) -> Result<Duration> {
+/// Runs a program to its end; it must succeed. Gives how long it took, its start included, and its standard output.
+pub fn timed(command: &mut Command) -> Result<(Duration, String)> {
     let began = Instant::now();
-    output(command)?;
-    Ok(began.elapsed())
+    let output = output(command)?;
+    Ok((began.elapsed(), output))
 }
 
 /// Whether a program is on `PATH`.

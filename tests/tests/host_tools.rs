@@ -30,15 +30,15 @@ fn benchmark(daemon: &Daemon, words: &str) -> String {
 
 #[test]
 fn lxd_benchmark() {
-    const COUNT: &str = "12";
+    const COUNT: usize = 12;
     let daemon = Daemon::with_busybox();
     let states = || daemon.berth("list --format csv --columns s").ok();
     benchmark(&daemon, &format!("launch --count {COUNT} --parallel 4 busybox"));
-    assert_eq!(states(), "RUNNING\n".repeat(12));
+    assert_eq!(states(), "RUNNING\n".repeat(COUNT));
     benchmark(&daemon, "stop --parallel 4");
-    assert_eq!(states(), "STOPPED\n".repeat(12));
+    assert_eq!(states(), "STOPPED\n".repeat(COUNT));
     benchmark(&daemon, "start --parallel 4");
-    assert_eq!(states(), "RUNNING\n".repeat(12));
+    assert_eq!(states(), "RUNNING\n".repeat(COUNT));
     benchmark(&daemon, "delete --parallel 4");
     assert_eq!(states(), "");
     daemon.finish();
